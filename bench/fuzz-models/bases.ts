@@ -18,6 +18,7 @@ export const KINDS = [
   "sharded",
   "mixture",
   "convolution",
+  "layers",
   "delta",
   "space",
   "hybrid-gguf",
@@ -72,9 +73,10 @@ const WRITERS: Readonly<Record<Kind, (folder: string, dense: string) => Promise<
     await writeRandomMixture(folder, { ...MIXTURE, modelType: "qwen3_moe" }, { naming: "gate_up_proj" });
     await writeTexts(folder);
   },
-  convolution: (folder) => writeHybrid("lfm2-moe", folder),
-  delta: (folder) => writeHybrid("qwen3-5", folder),
-  space: (folder) => writeHybrid("granite4-h", folder),
+  convolution: (folder) => writeFixture("hybrids/lfm2-moe", folder),
+  delta: (folder) => writeFixture("hybrids/qwen3-5", folder),
+  space: (folder) => writeFixture("hybrids/granite4-h", folder),
+  layers: (folder) => writeFixture("layers/gemma4-sizes", folder),
   "hybrid-gguf": async (folder) => {
     await mkdir(folder, { recursive: true });
     await writeHybridGguf(fixture("hybrids/qwen3-5-moe"), join(folder, "model.gguf"), ggufTokenizer());
@@ -120,8 +122,8 @@ const WRITERS: Readonly<Record<Kind, (folder: string, dense: string) => Promise<
   cache: async (folder) => void (await mkdir(folder, { recursive: true })),
 };
 
-async function writeHybrid(name: string, folder: string): Promise<void> {
-  await cp(fixture(`hybrids/${name}`), folder, { recursive: true });
+async function writeFixture(name: string, folder: string): Promise<void> {
+  await cp(fixture(name), folder, { recursive: true });
   await rm(join(folder, "golden.json"));
   await writeTexts(folder);
 }

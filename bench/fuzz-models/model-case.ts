@@ -32,6 +32,7 @@ const WEIGHTS: Readonly<Record<Kind, number>> = {
   sharded: 4,
   mixture: 6,
   convolution: 5,
+  layers: 5,
   delta: 5,
   space: 5,
   "hybrid-gguf": 5,

@@ -155,6 +155,7 @@ const USES: Readonly<Record<Kind, (use: Use) => Promise<void>>> = {
   sharded: useModel,
   mixture: useModel,
   convolution: useModel,
+  layers: useModel,
   delta: useModel,
   space: useModel,
   "hybrid-gguf": (use) => useModel(use, "/model.gguf"),

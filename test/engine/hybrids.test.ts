@@ -97,6 +97,13 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
       await kept.release();
     }
   });
+});
+
+/** Models whose sequences have states, and such whose layers have pages of several sizes. */
+const SEVERAL = [...fixtureNames("hybrids"), ...fixtureNames("layers")];
+
+describe.each(SEVERAL)("%s", (name) => {
+  const hasStates = name.startsWith("hybrids");
 
   test("goes on with a prompt that another engine has saved", async () => {
     const savedPromptsFolder = await temporaryFolder();
@@ -107,9 +114,11 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
     for (const source of ["computed", "saved"]) {
       await using engine = await openFixture(name, { savedPromptsFolder });
       for (const [index, begin] of begins.entries()) {
-        expect(await engine.keepPrompt(begin)).toMatchObject({ source, keptTokens: begin.length });
+        // A state is that behind the last token, keys and values are kept in whole pages.
+        const keptTokens = hasStates ? begin.length : 16 * Math.floor(begin.length / 16);
+        expect(await engine.keepPrompt(begin)).toMatchObject({ source, keptTokens });
         const { ids, cachedTokens } = await answer(engine, prompts[index]!, 6);
-        expect(cachedTokens).toBe(begin.length);
+        expect(cachedTokens).toBe(keptTokens);
         expect((await answer(fresh, prompts[index]!, 6)).ids).toEqual(ids);
       }
     }
@@ -142,7 +151,9 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
         const all = await Promise.all(
           requests.map((request, index) => {
             // Every fifth token of what is predicted is wrong.
-            const prediction = expected[index]?.[0]?.ids.map((id, place) => (place % 5 === 4 ? 3 : id));
+            const prediction = expected[index]?.[0]?.ids.map((id, place) =>
+              place % 5 === 4 ? (id === 3 ? 4 : 3) : id,
+            );
             return completeAll(engine, { ...request, prediction });
           }),
         );
@@ -153,7 +164,7 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
       expect(acceptedDraftTokens).toBeLessThan(draftedTokens);
       if (options === little) expect(preemptions).toBeGreaterThan(0);
       // A state is not kept where drafts of others take all that there are.
-      else expect(cachedTokens).toBeGreaterThan(0.9 * prompts);
+      else if (hasStates) expect(cachedTokens).toBeGreaterThan(0.9 * prompts);
     }
   });
 });

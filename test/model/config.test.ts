@@ -1,5 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
 import { exportedConfig, type ModelConfig } from "@readme-moe/model";
+import { ropeFrequencies } from "../../packages/model/src/config/model-config.ts";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { MXFP4_CONFIG } from "../support/mxfp4.ts";
 import { describe, expect, test } from "vitest";
@@ -199,12 +200,42 @@ test("a config of MXFP4 is the config of the same model", () => {
   expect(parse({ quantization_config: MXFP4_CONFIG })).toStrictEqual(parse({}));
 });
 
+test("Gemma 4's layers have heads, keys and FFNs of their own", () => {
+  const config = parse({
+    model_type: "gemma4_text",
+    num_hidden_layers: 6,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    head_dim: 32,
+    global_head_dim: 64,
+    intermediate_size: 96,
+    num_kv_shared_layers: 2,
+    use_double_wide_mlp: true,
+    sliding_window: 8,
+    sliding_window_pattern: 3,
+    hidden_size_per_layer_input: 16,
+  });
+  expect(windowsOf(config)).toEqual([8, 8, undefined, 8, 8, undefined]);
+  expect(config.layers.map(({ heads }) => heads?.headSize)).toEqual([32, 32, 64, 32, 32, 64]);
+  expect(config.layers.map(({ keysOf }) => keysOf)).toEqual([undefined, undefined, undefined, undefined, 3, 2]);
+  expect(config.layers.map(({ ffnSize = 96 }) => ffnSize)).toEqual([96, 96, 96, 96, 192, 192]);
+  expect(config).toMatchObject({ attentionScale: 1, normOffset: 0, normsValues: true, layerInputSize: 16 });
+  expect(config.ropes[1]).toEqual({ type: "proportional", theta: 1e6, share: 0.25, headSize: 64 });
+  const [, full] = config.ropes;
+  const frequencies = ropeFrequencies(full!, 64);
+  expect(Array.from(frequencies, (one) => one > 0)).toEqual(Array.from({ length: 32 }, (_, pair) => pair < 8));
+  expect(frequencies[1]).toBeCloseTo(1e6 ** (-2 / 64), 6);
+});
+
 describe("unsupported fields are refused by name", () => {
   test.each([
     [{ model_type: "gemma" }, /`model_type`.*gemma.*llama, mistral, qwen2, qwen3/],
     [{ attn_logit_softcapping: 50 }, /`attn_logit_softcapping` .*50/],
     [{ final_logit_softcapping: 30 }, /`final_logit_softcapping` .*30/],
     [{ model_type: "gemma3_text", hidden_activation: "gelu" }, /`hidden_activation`.*gelu/],
+    [{ model_type: "gemma4_text", enable_moe_block: true }, /`enable_moe_block`/],
+    [{ model_type: "gemma4_text", use_bidirectional_attention: "all" }, /`use_bidirectional_attention`.*all/],
+    [{ model_type: "gemma4_text", hidden_size_per_layer_input: 24 }, /`hidden_size_per_layer_input`.*24/],
     [{ rope_parameters: { full_attention: { rope_type: "default" } } }, /`rope_parameters`.*same in all layers/],
     [{ hidden_act: "gelu" }, /`hidden_act`.*gelu/],
     [{ rope_scaling: { rope_type: "dynamic", factor: 4 } }, /`rope_scaling.rope_type`.*dynamic/],
@@ -259,6 +290,17 @@ describe("invalid fields are refused by name", () => {
     [{ model_type: "gemma3" }, /`text_config` to be an object, got .undefined/],
     [{ model_type: "gemma3_text", sliding_window_pattern: 0 }, /`sliding_window_pattern`.*positive integer/],
     [{ model_type: "gemma3_text", query_pre_attn_scalar: -1 }, /`query_pre_attn_scalar`.*positive/],
+    [{ model_type: "gemma4_text", num_kv_shared_layers: 3 }, /`num_kv_shared_layers` 3.*like layer 0/],
+    [{ model_type: "gemma4_text", global_head_dim: 31, sliding_window_pattern: 2 }, /layer 1 .*size 31.*pairs/],
+    [
+      {
+        model_type: "gemma4_text",
+        num_kv_shared_layers: 1,
+        sliding_window_pattern: 4,
+        per_layer_config: { 2: { head_dim: 64 } },
+      },
+      /layer 2 reads the keys of layer 1/,
+    ],
   ])("%j", (changes, message) => {
     expect(errorOf(changes)).toMatchObject({ code: "ERR_MODEL_INVALID" });
     expect(errorOf(changes).message).toMatch(message);

@@ -11,7 +11,10 @@ import { ggufMetadata } from "../support/tokenizer-definitions.ts";
 
 interface Definition {
   readonly added_tokens: readonly { readonly id: number; readonly content: string; readonly special: boolean }[];
-  readonly model: { readonly vocab: Readonly<Record<string, number>> };
+  readonly model: {
+    readonly vocab: Readonly<Record<string, number>>;
+    readonly merges: readonly (readonly [string, string])[];
+  };
   readonly [part: string]: unknown;
 }
 
@@ -26,13 +29,15 @@ const definition = JSON.parse(readFileSync(path, "utf8")) as Definition;
 const { texts, input_ids: expected, other_split: other } = golden("gemma-tokenizer") as Golden;
 
 /** Makes the metadata that llama.cpp's converter writes: user-defined tokens have spaces, and scores that mean nothing. */
-function metadata(): Parameters<typeof ggufTokenizer>[0] {
+function metadata(model: "llama" | "gemma4"): Parameters<typeof ggufTokenizer>[0] {
   const tokens = Object.keys(definition.model.vocab);
   const added = new Map(definition.added_tokens.map(({ content, special }) => [content, special ? 3 : 4]));
   const typeOf = (token: string): number => added.get(token) ?? (/^<0x..>$/.test(token) ? 6 : 1);
   const types = tokens.map(typeOf);
   return ggufMetadata({
-    model: "llama",
+    model,
+    // Files of Gemma 4 have merges, too.
+    merges: model === "gemma4" ? definition.model.merges.map((pair) => pair.join(" ")) : undefined,
     tokens: tokens.map((token, id) => (types[id] === 4 ? token.replaceAll("▁", " ") : token)),
     token_type: Int32Array.from(types),
     scores: Float32Array.from(types, (type, id) => (type === 1 ? -id : -1000)),
@@ -45,7 +50,8 @@ function metadata(): Parameters<typeof ggufTokenizer>[0] {
 
 describe.each([
   ["tokenizer.json", () => new Tokenizer({ path, tokenizer: definition })],
-  ["GGUF metadata", () => ggufTokenizer(metadata(), "test.gguf")],
+  ["GGUF metadata", () => ggufTokenizer(metadata("llama"), "test.gguf")],
+  ["GGUF metadata of Gemma 4", () => ggufTokenizer(metadata("gemma4"), "test.gguf")],
 ])("a tokenizer of Gemma's kind in %s", (_, build) => {
   const tokenizer = build();
 

@@ -49,6 +49,7 @@ def longrope(pairs, **more):
 
 # Phi-3's heads have hidden_size / heads dimensions.
 PHI = {**ODD, "hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 3}
+GEMMA4 = dict(global_head_dim=72, sliding_window=50, vocab_size_per_layer_input=131)
 CAPS = dict(attn_logit_softcapping=5.0, final_logit_softcapping=20.0)
 LFM = dict(hidden_size=240, num_attention_heads=3, norm_eps=1e-5)
 DELTA = dict(
@@ -151,6 +152,15 @@ SHAPES = {
         "attention_multiplier": 0.05, "logits_scaling": 4.0,
     }),
     "gemma2-odd": ("gemma2", {**ODD, **TIED, "sliding_window": 50, "num_hidden_layers": 5, "query_pre_attn_scalar": 100, **CAPS}),
+    "gemma4-odd": ("gemma4_text", {
+        **ODD, **TIED, **GEMMA4, "num_hidden_layers": 7, "num_kv_shared_layers": 3, "hidden_size_per_layer_input": 48,
+        "use_double_wide_mlp": True, "final_logit_softcapping": 30.0,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"] * 2 + ["full_attention"],
+    }),
+    "gemma4-keys-are-values": ("gemma4_text", {
+        **ODD, **TIED, **GEMMA4, "num_hidden_layers": 3, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    }),
     "gpt-oss-odd": ("gpt_oss", {
         **ODD, **UNTIED, **MIXTURE, "num_hidden_layers": 4, "intermediate_size": 72, "sliding_window": 33,
         "rope_parameters": {**YARN, "beta_fast": 32.0, "truncate": False},
@@ -188,6 +198,12 @@ SMALL = dict(
 )
 FIXTURES = {
     "gemma2": ("gemma2", {**SMALL, **TIED, **CAPS, "head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 20}),
+    "gemma4-sizes": ("gemma4_text", {
+        **SMALL, **TIED, **GEMMA4, "vocab_size_per_layer_input": 128, "head_dim": 20, "global_head_dim": 36,
+        "num_hidden_layers": 6, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16, "sliding_window": 24,
+        "use_double_wide_mlp": True, "final_logit_softcapping": 30.0, "intermediate_size": 96,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    }),
     "phi3-longrope": ("phi3", {
         **SMALL, **TIED, "original_max_position_embeddings": 160, "sliding_window": 100,
         "rope_parameters": longrope(6, partial_rotary_factor=0.75),
@@ -204,12 +220,15 @@ def fill(model, name):
             if parameter.dim() == 1:
                 is_bias = key.endswith("bias")
                 # Gemma's norms multiply by 1 + weight.
-                base = 0.0 if is_bias or model.config.model_type.startswith("gemma") else 1.0
-                parameter.copy_(base + 0.2 * noise)
+                has_offset = model.config.model_type in ("gemma2", "gemma3_text")
+                parameter.copy_((0.0 if is_bias or has_offset else 1.0) + 0.2 * noise)
             elif "embed_tokens" in key:
                 parameter.copy_(noise)
             else:
                 parameter.copy_(1.5 * noise / math.sqrt(parameter.shape[-1]))
+        for key, buffer in model.named_buffers():
+            if key.endswith("layer_scalar"):
+                buffer.copy_(1 + 0.2 * torch.randn(buffer.shape, generator=random))
 
 
 def chosen_once(config, is_long):

@@ -33,7 +33,9 @@ export async function calibrationOf(
   options: CalibrationOptions,
 ): Promise<Calibration | undefined> {
   // An encoder's norms are part of its stream, so that they cannot take factors of a product's inputs.
-  if (precision === "fp32" || precision === "file" || model.config.encoder) return undefined;
+  // Layers that read the keys or the inputs of others do not run a few at a time.
+  if (precision === "fp32" || precision === "file" || model.config.encoder || model.config.normsValues)
+    return undefined;
   const isText = precision === "int4";
   const tokens = isText ? await textTokens(model) : scatteredTokens(model);
   const sequences = async () => (isText ? routed(model, tokens, options) : inTurn(tokens, model.experts.names.length));

@@ -148,18 +148,26 @@ function mixingOf(layer: LayerDescription): readonly (PackedTensor | undefined)[
 }
 
 function smallOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
-  const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm];
+  const { input, streamScale } = layer;
+  const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm, input?.outputNorm, streamScale];
   const norms = [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, ...outputNorms];
-  return [...norms, layer.mixture?.router];
+  return [...norms, layer.mixture?.router, input?.gate, input?.output];
 }
 
 /** Sums the sizes of the packed file's tensors by part, with padding to whole panels. */
 export function weightSizes(model: Source, precision: Precision): WeightSizes {
-  const { embedding, head, finalNorm, layers, encoder } = describeModel(model, precision, NOT_READ);
+  const { embedding, head, finalNorm, layers, encoder, layerInputs } = describeModel(model, precision, NOT_READ);
   const sumOf = (size: (layer: LayerDescription) => number): number =>
     layers.reduce((sum, layer) => sum + size(layer), 0);
   return {
-    embeddings: sizeOf(embedding, encoder?.positions, encoder?.segments, encoder?.distances),
+    embeddings: sizeOf(
+      embedding,
+      layerInputs?.table,
+      layerInputs?.projection,
+      encoder?.positions,
+      encoder?.segments,
+      encoder?.distances,
+    ),
     head: head === embedding ? 0 : sizeOf(head),
     attention: sumOf((layer) => sizeOf(...mixingOf(layer))),
     small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...smallOf(layer))),
@@ -231,10 +239,12 @@ export function processSizes(
  * products also rounded.
  */
 function stepBytesPerToken({ config, experts }: Source): number {
-  const { hiddenSize, numHeads, numKvHeads, headSize } = config;
+  const { hiddenSize, numHeads, numKvHeads, headSize, numLayers, layerInputSize = 0 } = config;
   const ffnSize = Math.max(...experts.expertSizes.map((size, layer) => size + (experts.sharedSizes[layer] ?? 0)));
   const querySize = numHeads * headSize;
-  return 4 * (3 * hiddenSize + 2 * querySize + 2 * numKvHeads * headSize) + 7.5 * (hiddenSize + querySize + ffnSize);
+  const inputs = numLayers * layerInputSize;
+  const floats = 3 * hiddenSize + 2 * querySize + 2 * numKvHeads * headSize + inputs;
+  return 4 * floats + 7.5 * (hiddenSize + querySize + ffnSize);
 }
 
 /**

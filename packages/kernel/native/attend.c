@@ -35,15 +35,16 @@ static void norm_all_heads(const Kernel *kernel, const Layer *layer, float *proj
   if (!d->normsAllHeads) return;
   float *keys = projected + layer->query->numPanels * PANEL, epsilon = kernel->model.normEpsilon;
   if (layer->queryNorm.scales) kernel->loops->norm(projected, layer->queryNorm, epsilon, layer->query->numOut, layer->query->numPanels * PANEL, projected);
-  if (layer->keyNorm.scales) kernel->loops->norm(keys, layer->keyNorm, epsilon, layer->key->numOut, layer->key->numPanels * PANEL, keys);
+  if (layer->key && layer->keyNorm.scales) kernel->loops->norm(keys, layer->keyNorm, epsilon, layer->key->numOut, layer->key->numPanels * PANEL, keys);
 }
 
 static HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead) {
   const Pages *pages = kernel->step->pages;
-  size_t firstPage = kernel->model.isEncoder ? 0 : (size_t)layer->page * (size_t)pages->numPages;
+  const size_t *start = pages->starts + (kernel->model.isEncoder ? 0 : layer->page);
+  size_t pageBytes = start[1] - start[0];
   return (HeadPages){
-      .base = pages->memory + firstPage * pages->pageBytes + (size_t)kvHead * pages->headPageBytes,
-      .pageBytes = pages->pageBytes,
+      .base = pages->memory + start[0] * (size_t)pages->numPages + pageBytes / (size_t)layer->description.numKvHeads * (size_t)kvHead,
+      .pageBytes = pageBytes,
       .type = pages->type,
       .headSize = layer->description.headSize,
       .paddedSize = layer->paddedHead,
@@ -61,19 +62,27 @@ static void place_queries(const Kernel *kernel, const Layer *layer, int row, int
   }
 }
 
-/** Norms and rotates a row's key of one key head, and stores it with its value. */
+/** Norms and rotates a row's key of one key head, and stores it with its value, unless the layer reads another one's. */
 static void store_head(const Kernel *kernel, const Layer *layer, int row, int kvHead, const int32_t *sequence, int32_t position) {
   const LayerDescription *d = &layer->description;
+  if (!layer->key) return;
   const float *projected = kernel->projected + (size_t)row * kernel->projectedWidth;
   const float *keys = projected + layer->query->numPanels * PANEL, *values = keys + layer->key->numPanels * PANEL;
-  float placed[4096 + 16];
-  const float *key = keys + (size_t)kvHead * d->headSize;
+  float placed[4096 + 16], normed[4096 + 16];
+  const float *key = keys + (size_t)kvHead * d->headSize, *value = values + (size_t)kvHead * d->headSize;
   if (!are_heads_placed(layer)) {
     norm_head(kernel, layer, key, layer->keyNorm, placed);
     rotate(kernel, d->rotary, position, placed);
     key = placed;
   }
-  kernel->loops->store_token(head_pages(kernel, layer, kvHead), kernel->step->pageTable + sequence[2], position, key, values + (size_t)kvHead * d->headSize);
+  if (layer->valueNorm.scales) {
+    int size = d->headSize;
+    memset(normed + size, 0, (size_t)(layer->paddedHead - size) * 4);
+    memcpy(normed, value, (size_t)size * 4);
+    kernel->loops->norm(normed, layer->valueNorm, kernel->model.normEpsilon, size, layer->paddedHead, normed);
+    value = normed;
+  }
+  kernel->loops->store_token(head_pages(kernel, layer, kvHead), kernel->step->pageTable + sequence[2], position, key, value);
 }
 
 /** Distance from a row's queries to the next row's. */

@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 7 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 8 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -33,6 +33,13 @@ typedef struct {
    * entry at `reach + d` is for a key `d` positions behind its query.
    */
   int32_t positions, segments, distances;
+  /**
+   * Inputs of layers beside the stream, or -1: a table `[vocabSize][numLayers * layerInputSize]`, a product of the first
+   * layer's stream as wide as its rows, and a norm of each layer's part of that, of `normEpsilon * hiddenSize`. A row's
+   * inputs are that norm's results plus its token's row of the table times the factor (Gemma 4).
+   */
+  int32_t layerTable, layerProjection, layerInputNorm, layerInputSize;
+  float layerTableScale;
 } ModelDescription;
 
 /**
@@ -101,6 +108,17 @@ typedef struct {
   int32_t outputNorm;
   /** Scores of attention's heads, a table of one row, that count in the sums of weights beside those of positions. */
   int32_t sinks;
+  /** Norm of each head's values. */
+  int32_t valueNorm;
+  /** An earlier layer whose keys and values attention reads, in place of products of its own; -1 for none. */
+  int32_t keysOf;
+  /**
+   * Products behind the FFN, `[layerInputSize]` and `[hiddenSize]`: the first one of the stream, whose activation is
+   * multiplied by the row's layer inputs, is the second one's input. Its outputs, normed, are added to the stream.
+   */
+  int32_t inputGate, inputOutput, inputOutputNorm;
+  /** Factors of the stream behind the layer, a table of one row. */
+  int32_t streamScale;
 } LayerDescription;
 
 /** A tensor. Offsets are from the file's beginning, in units of 64 bytes; -1 for none. */
@@ -143,15 +161,15 @@ enum { MOST_ROUTED = 1024, MOST_CHOSEN = 64 };
 enum { SEQUENCE_FIELDS = 4, MOST_WANTED = 1 << 20, MOST_TAPS = 8 };
 
 /**
- * Memory for keys and values of `numPages` pages of 16 tokens, by layer with attention, page, key head; and for `numStates`
- * states of sequences in the layers with a recurrence.
+ * Memory for keys and values of `numPages` pages of 16 tokens, by layer that keeps them, page, key head; and for
+ * `numStates` states of sequences in the layers with a recurrence.
  */
 typedef struct {
   int32_t numPages, numLayers, numStates;
   KvType type;
   uint8_t *memory;
-  /** Bytes of one page of one key head, and of all key heads of a layer. */
-  size_t headPageBytes, pageBytes;
+  /** Bytes of a page in the layers before each layer, and in all, `[numLayers + 1]`. */
+  size_t *starts;
   /** `[numStates][stateFloats]`. */
   float *states;
   size_t stateFloats;
@@ -223,7 +241,7 @@ const char *kernel_set_rotary(Kernel *kernel, int32_t rotary, int32_t position, 
 int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t numStates, int32_t type, Pages *pages);
 void kernel_close_pages(Pages *pages);
 /**
- * Copies a page of all layers, `[numLayers][pageBytes]`; states `[stateFloats]` have the numbers behind those of pages. No
+ * Copies a page of all layers, one after another; states `[stateFloats]` have the numbers behind those of pages. No
  * step may run meanwhile.
  * @returns NULL, or the part of the arguments that does not fit; nothing was copied then
  */

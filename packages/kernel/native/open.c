@@ -57,7 +57,7 @@ static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
   layer->sinks = norm_at(reader, kernel, d->mixing == MIX_ATTENTION ? d->sinks : -1, d->numHeads).scales;
   layer->outputNorm = norm_at(reader, kernel, d->outputNorm, d->mixing == MIX_DELTA ? d->valueSize : size);
   if (reader->error) return 0;
-  int32_t column = (layer->query->numPanels + layer->key->numPanels + layer->value->numPanels) * PANEL;
+  int32_t column = (layer->query->numPanels + (layer->key ? layer->key->numPanels + layer->value->numPanels : 0)) * PANEL;
   layer->gateColumn = column;
   layer->strengthColumn = layer->gateColumn + (layer->outputGate ? layer->outputGate->numPanels * PANEL : 0);
   layer->decayColumn = layer->strengthColumn + (layer->strength ? layer->strength->numPanels * PANEL : 0);
@@ -81,6 +81,17 @@ static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
   if (d->mixing == MIX_SPACE && d->numKvHeads > 1 && size / d->numKvHeads % 16 != 0) return fail(reader, "a recurrence's norm");
   if (ratesWidth > kernel->ratesWidth) kernel->ratesWidth = ratesWidth;
   kernel->stateFloats += (size_t)d->numHeads * (size_t)d->headSize * (size_t)whole(d->valueSize, 16);
+  return 1;
+}
+
+/** Checks that an earlier layer has keys and values that this one can read. */
+static int check_shared_keys(Reader *reader, const Kernel *kernel, const LayerDescription *d, int32_t index) {
+  if (d->keysOf == -1) return 1;
+  if (d->keysOf < 0 || d->keysOf >= index || d->mixing != MIX_ATTENTION || kernel->model.isEncoder || d->key != -1 || d->value != -1)
+    return fail(reader, "the layer whose keys are shared");
+  const LayerDescription *from = &kernel->layers[d->keysOf].description;
+  if (from->mixing != MIX_ATTENTION || from->keysOf != -1 || from->numKvHeads != d->numKvHeads || from->headSize != d->headSize)
+    return fail(reader, "the layer whose keys are shared");
   return 1;
 }
 
@@ -108,8 +119,9 @@ static int check_layer(Reader *reader, Kernel *kernel, const LayerDescription *d
 }
 
 static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d, Layer *layer) {
-  const int32_t hidden = kernel->model.hiddenSize;
-  if (!check_layer(reader, kernel, d)) return 0;
+  const int32_t hidden = kernel->model.hiddenSize, hasKeys = d->keysOf == -1, inputSize = kernel->model.layerInputSize, hasInputs = d->inputGate != -1;
+  if (!check_layer(reader, kernel, d) || !check_shared_keys(reader, kernel, d, (int32_t)(layer - kernel->layers))) return 0;
+  if (hasInputs && inputSize == 0) return fail(reader, "inputs of layers");
   int32_t numExperts = d->router == -1 ? kernel->model.numExperts : d->numRouted;
   const Tensor *up = tensor_at(reader, kernel, d->up, d->firstExpert == -1);
   if (reader->error) return 0;
@@ -121,12 +133,17 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .attentionNorm = norm_at(reader, kernel, d->attentionNorm, hidden),
       .queryNorm = norm_at(reader, kernel, d->queryNorm, d->normsAllHeads ? querySize : d->headSize),
       .keyNorm = norm_at(reader, kernel, d->keyNorm, d->normsAllHeads ? keySize : d->headSize),
+      .valueNorm = norm_at(reader, kernel, d->mixing == MIX_ATTENTION ? d->valueNorm : -1, d->headSize),
       .attentionOutputNorm = norm_at(reader, kernel, d->attentionOutputNorm, hidden),
       .ffnNorm = norm_at(reader, kernel, d->ffnNorm, hidden),
       .ffnOutputNorm = norm_at(reader, kernel, d->ffnOutputNorm, hidden),
       .query = weights_at(reader, kernel, d->query, querySize, hidden, 1),
-      .key = weights_at(reader, kernel, d->key, keySize, hidden, 1),
-      .value = weights_at(reader, kernel, d->value, valueSize, hidden, 1),
+      .key = weights_at(reader, kernel, d->key, keySize, hidden, hasKeys),
+      .value = weights_at(reader, kernel, d->value, valueSize, hidden, hasKeys),
+      .inputGate = weights_at(reader, kernel, d->inputGate, inputSize, hidden, 0),
+      .inputOutput = weights_at(reader, kernel, d->inputOutput, hidden, inputSize, hasInputs),
+      .inputOutputNorm = norm_at(reader, kernel, d->inputOutputNorm, hidden),
+      .streamScale = norm_at(reader, kernel, d->streamScale, hidden).scales,
       .attentionOutput = weights_at(reader, kernel, d->attentionOutput, hidden, d->numHeads * d->valueSize, 1),
       .gate = up ? weights_at(reader, kernel, d->gate, ffnSize, hidden, 0) : NULL,
       .up = up ? weights_at(reader, kernel, d->up, ffnSize, hidden, 1) : NULL,
@@ -135,14 +152,16 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .numExperts = numExperts,
       .sharedWidth = up ? up->numPanels * PANEL : 0,
       .paddedHead = whole(d->headSize, 16),
-      .page = d->mixing == MIX_ATTENTION ? kernel->numPaged++ : 0,
+      .page = d->mixing != MIX_ATTENTION ? 0 : hasKeys ? kernel->numPaged++ : kernel->layers[d->keysOf].page,
       .roundsHeads = d->mixing == MIX_ATTENTION && d->numHeads / d->numKvHeads * d->headSize % GROUP == 0,
   };
   if (reader->error || !read_mixing(reader, kernel, layer)) return 0;
-  if (d->mixing == MIX_ATTENTION) {
-    if (!kernel->firstPaged) kernel->firstPaged = layer;
-    const LayerDescription *first = &kernel->firstPaged->description;
-    if (d->numKvHeads != first->numKvHeads || d->headSize != first->headSize) return fail(reader, "layers whose key heads differ");
+  if (d->mixing == MIX_ATTENTION && hasKeys) {
+    kernel->paged[layer->page] = layer;
+    const LayerDescription *first = &kernel->paged[0]->description;
+    // Keys of all layers of an encoder have the same place.
+    if (kernel->model.isEncoder && (d->numKvHeads != first->numKvHeads || d->headSize != first->headSize))
+      return fail(reader, "layers whose key heads differ");
   }
   return d->router == -1 || read_mixture(reader, kernel, d, layer);
 }
@@ -207,6 +226,13 @@ static int allocate_recurrences(Kernel *kernel) {
          (kernel->recurrenceRooms = allocate_block(kernel, (uint64_t)kernel->options.numThreads * recurrence_floats(kernel), 4));
 }
 
+/** Allocates what inputs of layers need. */
+static int allocate_inputs(Kernel *kernel) {
+  if (!kernel->layerTable) return 1;
+  kernel->layerInputsWidth = kernel->layerProjection->numPanels * PANEL;
+  return (kernel->layerInputs = allocate_block(kernel, (uint64_t)kernel->options.maxRows * (size_t)kernel->layerInputsWidth, 4)) != NULL;
+}
+
 static int allocate_buffers(Kernel *kernel) {
   const KernelOptions *options = &kernel->options;
   uint64_t rows = (uint64_t)options->maxRows, threads = (uint64_t)options->numThreads;
@@ -220,6 +246,10 @@ static int allocate_buffers(Kernel *kernel) {
     const LayerDescription *d = &layer->description;
     int32_t projected = layer->decayColumn + (layer->decay ? layer->decay->numPanels * PANEL : 0);
     if (projected > kernel->projectedWidth) kernel->projectedWidth = projected;
+    // Gates of inputs take the place of queries.
+    int32_t inputs = layer->inputGate ? layer->inputGate->numPanels * PANEL : 0;
+    if (inputs > kernel->projectedWidth) kernel->projectedWidth = inputs;
+    if (inputs > gatedWidth) gatedWidth = inputs;
     if (layer->attentionOutput->numIn > attendedWidth) attendedWidth = layer->attentionOutput->numIn;
     int32_t gated = layer->sharedWidth + (layer->experts && !layer->router ? layer->experts->up.numPanels * PANEL : 0);
     if (layer->numExperts > numExperts) numExperts = layer->numExperts;
@@ -237,7 +267,7 @@ static int allocate_buffers(Kernel *kernel) {
     if (!rotary->angles) return 0;
   }
   kernel->tileRoom = tile_floats(kernel, mostHeads);
-  return (kernel->stream = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
+  return allocate_inputs(kernel) && (kernel->stream = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
          (kernel->update = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
          (kernel->routed = allocate_block(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
          (kernel->projected = allocate_block(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
@@ -276,18 +306,37 @@ static int read_encoder(Reader *reader, Kernel *kernel) {
   return 1;
 }
 
+/** Reads what inputs of layers are made of. */
+static int read_inputs(Reader *reader, Kernel *kernel) {
+  const ModelDescription *model = &kernel->model;
+  int32_t width = 0;
+  if (model->layerTable == -1) return model->layerInputSize == 0 && model->layerProjection == -1 ? 1 : fail(reader, "inputs of layers");
+  if (model->layerInputSize < 16 || model->layerInputSize % 16 != 0 || model->layerInputSize > 1 << 20 || model->isEncoder ||
+      __builtin_mul_overflow(model->layerInputSize, model->numLayers, &width) || width > 1 << 20)
+    return fail(reader, "inputs of layers");
+  kernel->layerTable = tensor_at(reader, kernel, model->layerTable, 1);
+  kernel->layerProjection = weights_at(reader, kernel, model->layerProjection, width, model->hiddenSize, 1);
+  kernel->layerInputNorm = norm_at(reader, kernel, model->layerInputNorm, model->layerInputSize);
+  if (reader->error) return 0;
+  if (kernel->layerTable->numOut != model->vocabSize || kernel->layerTable->numIn != width || !kernel->layerInputNorm.scales)
+    return fail(reader, "inputs of layers");
+  return 1;
+}
+
 static int read_model(Reader *reader, Kernel *kernel) {
   const ModelDescription *model = &kernel->model;
   size_t layersAt = sizeof(ModelDescription), tensorsAt = layersAt + (size_t)model->numLayers * sizeof(LayerDescription);
   if (tensorsAt + (size_t)model->numTensors * sizeof(TensorDescription) > reader->bytes) return fail(reader, "the file's length");
   kernel->tensors = allocate_block(kernel, (size_t)model->numTensors, sizeof(Tensor));
   kernel->layers = allocate_block(kernel, (size_t)model->numLayers, sizeof(Layer));
-  if (!kernel->tensors || !kernel->layers) return fail(reader, "memory");
+  kernel->paged = allocate_block(kernel, (size_t)model->numLayers, sizeof(Layer *));
+  if (!kernel->tensors || !kernel->layers || !kernel->paged) return fail(reader, "memory");
   for (int i = 0; i < model->numTensors; i++) {
     TensorDescription tensor;
     memcpy(&tensor, reader->file + tensorsAt + (size_t)i * sizeof tensor, sizeof tensor);
     if (!read_tensor(reader, &tensor, &kernel->tensors[i])) return 0;
   }
+  if (!read_inputs(reader, kernel)) return 0;
   for (int i = 0; i < model->numLayers; i++) {
     LayerDescription layer;
     memcpy(&layer, reader->file + layersAt + (size_t)i * sizeof layer, sizeof layer);

@@ -4,38 +4,35 @@
 #include "phases.h"
 #include "platform.h"
 
-/** Sets the sizes of pages of a kernel. */
-static void set_sizes(const Kernel *kernel, Pages *pages) {
-  const Layer *layer = kernel->firstPaged;
-  pages->stateFloats = kernel->stateFloats;
-  // A piece of a model may have no attention.
-  pages->headPageBytes = pages->pageBytes = sizeof(float);
-  if (!layer) return;
-  size_t scaleBytes = pages->type == KV_BYTE ? sizeof(float) : 0;
-  pages->headPageBytes = 2 * PAGE_TOKENS * ((size_t)layer->paddedHead * (size_t)kv_bytes(pages->type) + scaleBytes);
-  pages->pageBytes = pages->headPageBytes * (size_t)layer->description.numKvHeads;
-}
-
 /** Returns the number of layers whose keys and values are kept: those of an encoder end with their layer. */
 static int32_t kept_layers(const Kernel *kernel) { return kernel->model.isEncoder ? 1 : kernel->numPaged; }
 
+/** Returns the end of a page's bytes in each layer that keeps keys and values, one layer after another. */
+static size_t page_end(const Kernel *kernel, KvType type, int32_t keptLayer, size_t start) {
+  const Layer *layer = kernel->paged[keptLayer];
+  size_t scaleBytes = type == KV_BYTE ? sizeof(float) : 0;
+  size_t headBytes = 2 * PAGE_TOKENS * ((size_t)layer->paddedHead * (size_t)kv_bytes(type) + scaleBytes);
+  return start + headBytes * (size_t)layer->description.numKvHeads;
+}
+
 int are_pages_of(const Kernel *kernel, const Pages *pages) {
-  Pages own = *pages;
-  set_sizes(kernel, &own);
-  return pages->memory && pages->numLayers == kept_layers(kernel) && pages->headPageBytes == own.headPageBytes &&
-         pages->pageBytes == own.pageBytes && pages->stateFloats == own.stateFloats;
+  if (!pages->memory || pages->numLayers != kept_layers(kernel) || pages->stateFloats != kernel->stateFloats) return 0;
+  for (int32_t l = 0; l < pages->numLayers; l++)
+    if (pages->starts[l + 1] != page_end(kernel, pages->type, l, pages->starts[l])) return 0;
+  return 1;
 }
 
 int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t numStates, int32_t type, Pages *pages) {
-  *pages = (Pages){.numPages = numPages, .numLayers = kept_layers(kernel), .numStates = numStates, .type = (KvType)type};
-  if (type < KV_FLOAT || type > KV_BYTE) return -1;
-  set_sizes(kernel, pages);
-  uint64_t layerPages = (uint64_t)pages->numLayers * (uint64_t)numPages;
-  if (numPages < 1 || numPages > INT32_MAX - numStates || layerPages > SIZE_MAX / pages->pageBytes) return -1;
-  uint64_t stateBytes = (uint64_t)pages->stateFloats * sizeof(float);
-  if (numStates < 0 || (stateBytes > 0 && (uint64_t)numStates > SIZE_MAX / stateBytes)) return -1;
-  pages->memory = platform_allocate((size_t)layerPages * pages->pageBytes + 1);
-  pages->states = platform_allocate((size_t)numStates * (size_t)stateBytes + 1);
+  *pages = (Pages){.numPages = numPages, .numLayers = kept_layers(kernel), .numStates = numStates, .type = (KvType)type, .stateFloats = kernel->stateFloats};
+  if (type < KV_FLOAT || type > KV_BYTE || numPages < 1 || numStates < 0 || numPages > INT32_MAX - numStates) return -1;
+  pages->starts = platform_allocate(((size_t)pages->numLayers + 1) * sizeof(size_t));
+  if (!pages->starts) return -1;
+  pages->starts[0] = 0;
+  for (int32_t l = 0; l < pages->numLayers; l++) pages->starts[l + 1] = page_end(kernel, pages->type, l, pages->starts[l]);
+  size_t pageBytes = pages->starts[pages->numLayers], stateBytes = pages->stateFloats * sizeof(float);
+  int fits = (pageBytes == 0 || (size_t)numPages <= (SIZE_MAX - 1) / pageBytes) && (stateBytes == 0 || (size_t)numStates <= (SIZE_MAX - 1) / stateBytes);
+  pages->memory = fits ? platform_allocate((size_t)numPages * pageBytes + 1) : NULL;
+  pages->states = fits ? platform_allocate((size_t)numStates * stateBytes + 1) : NULL;
   if (pages->memory && pages->states) return 0;
   kernel_close_pages(pages);
   return -1;
@@ -44,40 +41,33 @@ int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t numStates,
 void kernel_close_pages(Pages *pages) {
   platform_free(pages->memory);
   platform_free(pages->states);
+  platform_free(pages->starts);
   pages->memory = NULL;
   pages->states = NULL;
+  pages->starts = NULL;
 }
 
-/** Finds a page in one layer, or a state. */
-static uint8_t *page_at(const Pages *pages, int32_t layer, int32_t page) {
-  if (page >= pages->numPages) return (uint8_t *)(pages->states + (size_t)(page - pages->numPages) * pages->stateFloats);
-  return pages->memory + ((size_t)layer * (size_t)pages->numPages + (size_t)page) * pages->pageBytes;
+/** Copies a page of all layers, or a state, from the memory to `bytes`, or back. */
+static const char *copy_page(const Pages *pages, int32_t page, uint8_t *bytes, size_t length, int isWritten) {
+  if (!pages->memory || page < 0 || page >= (int64_t)pages->numPages + pages->numStates) return "a page";
+  int isState = page >= pages->numPages;
+  size_t stateBytes = pages->stateFloats * sizeof(float);
+  if (length != (isState ? stateBytes : pages->starts[pages->numLayers])) return "room for a page of all layers";
+  uint8_t *state = (uint8_t *)pages->states + (size_t)(page - pages->numPages) * stateBytes;
+  if (isState) {
+    memcpy(isWritten ? state : bytes, isWritten ? bytes : state, stateBytes);
+    return NULL;
+  }
+  for (int32_t l = 0; l < pages->numLayers; l++) {
+    size_t start = pages->starts[l], size = pages->starts[l + 1] - start;
+    uint8_t *own = pages->memory + (size_t)pages->numPages * start + (size_t)page * size;
+    memcpy(isWritten ? own : bytes + start, isWritten ? bytes + start : own, size);
+  }
+  return NULL;
 }
 
-/** Number of parts of a page that are copied, and the size of each. */
-static int32_t parts_of(const Pages *pages, int32_t page, size_t *bytes) {
-  *bytes = page < pages->numPages ? pages->pageBytes : pages->stateFloats * sizeof(float);
-  return page < pages->numPages ? pages->numLayers : 1;
-}
-
-static const char *check_copy(const Pages *pages, int32_t page, size_t length) {
-  if (page < 0 || page >= (int64_t)pages->numPages + pages->numStates) return "a page";
-  size_t bytes, parts = (size_t)parts_of(pages, page, &bytes);
-  return length == parts * bytes ? NULL : "room for a page of all layers";
-}
-
-const char *kernel_read_page(const Pages *pages, int32_t page, uint8_t *bytes, size_t length) {
-  const char *error = check_copy(pages, page, length);
-  size_t size = 0;
-  int32_t numParts = error ? 0 : parts_of(pages, page, &size);
-  for (int32_t part = 0; part < numParts; part++) memcpy(bytes + (size_t)part * size, page_at(pages, part, page), size);
-  return error;
-}
+const char *kernel_read_page(const Pages *pages, int32_t page, uint8_t *bytes, size_t length) { return copy_page(pages, page, bytes, length, 0); }
 
 const char *kernel_write_page(const Pages *pages, int32_t page, const uint8_t *bytes, size_t length) {
-  const char *error = check_copy(pages, page, length);
-  size_t size = 0;
-  int32_t numParts = error ? 0 : parts_of(pages, page, &size);
-  for (int32_t part = 0; part < numParts; part++) memcpy(page_at(pages, part, page), bytes + (size_t)part * size, size);
-  return error;
+  return copy_page(pages, page, (uint8_t *)bytes, length, 1);
 }

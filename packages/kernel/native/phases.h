@@ -36,6 +36,8 @@ void group_pairs(Kernel *kernel, const Layer *layer, int from, int to);
 
 /** Reads a token's embedding, with those of its segment and position if there are any, into its row of the stream. */
 void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out);
+/** Adds the token's row of the table of layers' inputs to the projected ones, which are normed layer by layer. */
+void look_up_inputs(const Kernel *kernel, int32_t token, float *inputs);
 /** Adds row `row` of a block's outputs to a row of the stream, normed first if the model has such a norm. */
 void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float scale);
 /** Adds the outputs of the shared part and of the expert for one row. */

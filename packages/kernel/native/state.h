@@ -18,8 +18,12 @@ typedef struct {
 
 typedef struct {
   LayerDescription description;
-  Norm attentionNorm, queryNorm, keyNorm, attentionOutputNorm, ffnNorm, ffnOutputNorm, outputNorm;
+  Norm attentionNorm, queryNorm, keyNorm, valueNorm, attentionOutputNorm, ffnNorm, ffnOutputNorm, outputNorm, inputOutputNorm;
+  /** Factors of the stream behind the layer; NULL for none. */
+  const float *streamScale;
   const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
+  /** See `LayerDescription`; NULL for none. */
+  const Tensor *inputGate, *inputOutput;
   /** `[numExperts]`, or NULL. */
   const Expert *experts;
   int32_t numExperts;
@@ -95,6 +99,11 @@ struct Kernel {
   int32_t rounds;
   /** Length of `Step.inputSquares`. */
   size_t numInputs;
+  /** Tables and products of the inputs of layers, NULL for none; inputs of rows `[maxRows][layerInputsWidth]`. */
+  const Tensor *layerTable, *layerProjection;
+  Norm layerInputNorm;
+  int32_t layerInputsWidth;
+  float *layerInputs;
   /** `[maxRows][hiddenWidth]`: the residual stream; outputs of a block; outputs of experts beside a shared part. */
   float *stream, *update, *routed;
   /** Queries, keys, values, gates, strengths and decays, `[maxRows][projectedWidth]`. */
@@ -104,9 +113,9 @@ struct Kernel {
   int32_t convolvedWidth, ratesWidth;
   /** Per thread: memory for a recurrence, `recurrence_floats`. */
   float *recurrenceRooms;
-  /** Number of layers with attention, the first of them, and length of a sequence's state. */
+  /** Layers that keep keys and values, their number, and length of a sequence's state. */
+  const Layer **paged;
   int32_t numPaged;
-  const Layer *firstPaged;
   size_t stateFloats;
   /** Queries after norm and rotation, `[maxRows][numHeads * paddedHead]`. */
   float *queries;

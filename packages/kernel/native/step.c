@@ -5,13 +5,69 @@
 #include "phases.h"
 
 /** Adds the output of an FFN for the row at a place of its groups to the stream. */
-static void end_layer(Kernel *kernel, const Layer *layer, int streamRow, int place) {
+static void end_ffn(Kernel *kernel, const Layer *layer, int streamRow, int place) {
   join_updates(kernel, layer, place);
   add_update(kernel, streamRow, place, layer->ffnOutputNorm, layer->description.residualScale);
 }
 
+/** Adds the last output of a layer for the row at a place of its groups to the stream. */
+static void end_layer(Kernel *kernel, const Layer *layer, int streamRow, int place) {
+  if (layer->inputGate) add_update(kernel, streamRow, place, layer->inputOutputNorm, layer->description.residualScale);
+  else end_ffn(kernel, layer, streamRow, place);
+  float *stream = kernel->stream + (size_t)streamRow * (size_t)kernel->hiddenWidth;
+  for (int32_t i = 0; layer->streamScale && i < kernel->hiddenWidth; i++) stream[i] *= layer->streamScale[i];
+}
+
 /** Returns the rows of a layer's FFN by expert; in the last layer those with wanted logits. */
 static const Groups *rows_fed(const Kernel *kernel, int index) { return index == kernel->model.numLayers - 1 ? &kernel->wanted : &kernel->all; }
+
+/** Begins the stream of a row of the step. @param at - the row's sequence; rows rise where positions are looked up */
+static void begin_row(Kernel *kernel, Cursor *at, int row) {
+  // Models with positions have one expert, so that rows rise.
+  if (kernel->positions) move_to(at, row);
+  look_up(kernel, kernel->step->tokens[row], at->sequence[1] + row - at->firstRow, kernel->stream + (size_t)row * kernel->hiddenWidth);
+}
+
+/** Computes the inputs of all layers, of all rows. */
+static void project_inputs(Kernel *kernel, Member *member) {
+  const int32_t numRows = kernel->step->numRows;
+  Cursor at = {kernel->step->sequences, 0};
+  EACH_ROW(member, row, numRows) {
+    if (!kernel->hasStream) begin_row(kernel, &at, row);
+    norm_row(kernel, row, row, (Norm){0}, 0);
+  }
+  team_next_phase(member);
+  multiply(kernel, member, &(LoraRows){.numRows = numRows}, &kernel->layerProjection, 1, &kernel->normed, kernel->layerInputs, kernel->layerInputsWidth);
+  team_next_phase(member);
+  EACH_ROW(member, row, numRows) look_up_inputs(kernel, kernel->step->tokens[row], kernel->layerInputs + (size_t)row * (size_t)kernel->layerInputsWidth);
+  team_next_phase(member);
+}
+
+/** Runs the products behind an FFN that read the layer's inputs. */
+static void feed_inputs(Kernel *kernel, int index, Member *member) {
+  const Layer *layer = &kernel->layers[index];
+  const Groups *groups = rows_fed(kernel, index);
+  int numRows = groups->numRows, isLast = index == kernel->model.numLayers - 1, size = kernel->model.layerInputSize, end = layer->inputGate->numPanels * PANEL;
+  EACH_ROW(member, place, numRows) {
+    int row = isLast ? kernel->active[groups->rows[place]] : groups->rows[place];
+    end_ffn(kernel, layer, row, place);
+    norm_row(kernel, row, place, (Norm){0}, 0);
+  }
+  team_next_phase(member);
+  multiply(kernel, member, &(LoraRows){.numRows = numRows}, &layer->inputGate, 1, &kernel->normed, kernel->projected, kernel->projectedWidth);
+  team_next_phase(member);
+  EACH_ROW(member, place, numRows) {
+    int row = isLast ? kernel->active[groups->rows[place]] : groups->rows[place];
+    const float *inputs = kernel->layerInputs + (size_t)row * (size_t)kernel->layerInputsWidth + (size_t)(index * size);
+    float *gated = kernel->gated.floats + (size_t)place * (size_t)kernel->gated.width;
+    kernel->loops->gate(kernel->projected + (size_t)place * (size_t)kernel->projectedWidth, inputs, gated, size, (Activation)layer->description.activation);
+    memset(gated + size, 0, (size_t)(end - size) * 4);
+    if (kernel->rounds) kernel->loops->round_row(&kernel->gated, place, 0, whole(size, GROUP));
+  }
+  team_next_phase(member);
+  multiply(kernel, member, &(LoraRows){.numRows = numRows}, &layer->inputOutput, 1, &kernel->gated, kernel->update, kernel->hiddenWidth);
+  team_next_phase(member);
+}
 
 /** Runs a layer up to the inputs of its FFN. */
 static void attend_layer(Kernel *kernel, int index, Member *member) {
@@ -20,14 +76,11 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   const Groups *groups = rows_fed(kernel, index);
   int numRows = groups->numRows, firstProduct = index * LORA_PRODUCTS, normsStream = layer->description.normsStream;
   Cursor at = {kernel->step->sequences, 0};
+  if (!before && kernel->layerTable) project_inputs(kernel, member);
   EACH_ROW(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
     if (before) end_layer(kernel, before, row, place);
-    else if (!kernel->hasStream) {
-      // Models with positions have one expert, so that rows rise.
-      if (kernel->positions) move_to(&at, row);
-      look_up(kernel, kernel->step->tokens[row], at.sequence[1] + row - at.firstRow, kernel->stream + (size_t)row * kernel->hiddenWidth);
-    }
+    else if (!kernel->hasStream && !kernel->layerTable) begin_row(kernel, &at, row);
     norm_row(kernel, row, row, layer->attentionNorm, normsStream & NORMS_AT_ATTENTION);
   }
   team_next_phase(member);
@@ -83,6 +136,7 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   if (numRows == 0) return;
   if (kernel->part != PART_FEED && layer->router) route_rows(kernel, member, layer, numRows);
   if (kernel->part != PART_ROUTE) feed_layer(kernel, index, member);
+  if (kernel->part != PART_ROUTE && layer->inputGate) feed_inputs(kernel, index, member);
 }
 
 /** Writes the states of wanted rows, and means of those with the same place, in the order of rows. */

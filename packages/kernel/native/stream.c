@@ -82,6 +82,18 @@ void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out) 
   }
 }
 
+void look_up_inputs(const Kernel *kernel, int32_t token, float *inputs) {
+  const int32_t size = kernel->model.layerInputSize;
+  const float epsilon = kernel->model.normEpsilon * (float)kernel->model.hiddenSize;
+  float values[GROUP];
+  for (int32_t l = 0; l < kernel->model.numLayers; l++) kernel->loops->norm(inputs + l * size, kernel->layerInputNorm, epsilon, size, size, inputs + l * size);
+  for (int from = 0; from < kernel->layerTable->numIn; from += GROUP) {
+    int count = least(GROUP, kernel->layerTable->numIn - from);
+    read_embedding(kernel->layerTable, token, from, count, values);
+    for (int i = 0; i < count; i++) inputs[from + i] += values[i] * kernel->model.layerTableScale;
+  }
+}
+
 void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float scale) {
   float *stream = kernel->stream + (size_t)streamRow * kernel->hiddenWidth, *update = kernel->update + (size_t)row * kernel->hiddenWidth;
   if (outputNorm.scales)

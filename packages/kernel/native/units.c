@@ -51,11 +51,12 @@ const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const ui
 /** Checks that all weights that every step needs are in memory. */
 static int is_shared_there(const Kernel *kernel) {
   if ((kernel->head && !kernel->head->weights) || !kernel->embedding->weights) return 0;
+  if (kernel->layerTable && (!kernel->layerTable->weights || !kernel->layerProjection->weights)) return 0;
   for (int32_t l = 0; l < kernel->model.numLayers; l++) {
     const Layer *layer = &kernel->layers[l];
     const Tensor *const shared[] = {layer->query, layer->key,  layer->value, layer->attentionOutput,
-                                    layer->gate,  layer->up, layer->down,  layer->router};
-    for (int i = 0; i < 8; i++)
+                                    layer->gate,  layer->up, layer->down,  layer->router, layer->inputGate, layer->inputOutput};
+    for (int i = 0; i < 10; i++)
       if (shared[i] && !shared[i]->weights) return 0;
   }
   return 1;

@@ -7,6 +7,7 @@ import {
   fittedBlocks,
   type InputStatistics,
   layerConfig,
+  layerHeads,
   type LinearRefs,
   type MixtureConfig,
   type MixtureRefs,
@@ -14,6 +15,7 @@ import {
   numOutputsOf,
   type Precision,
   type RecurrenceRefs,
+  rotatedBy,
   ROUTER_RMS_NORM_EPSILON,
   type RouterWeights,
   storedBlocks,
@@ -61,9 +63,9 @@ function hasBlocks({
   const ffns = [...(shared ? [shared] : []), ...experts, ...(mixture?.experts ?? [])];
   const products = [
     query,
+    output,
     key,
     value,
-    output,
     ...(outputGate ? [outputGate] : []),
     ...(plain ? [plain.up, plain.down] : []),
     ...ffns.flatMap(({ gate, up, down }) => [gate, up, down]),
@@ -112,6 +114,7 @@ export function describeModel(
     finalNorm: packNorm(weights.finalNorm, config.normOffset),
     head,
     encoder: config.encoder && { positions: undefined, segments: undefined, distances: undefined },
+    layerInputs: describeLayerInputs(model, precision, product),
   };
 }
 
@@ -123,13 +126,15 @@ function describeLayer(
   const refs = weights.layers[index]!;
   const { attentionNorm, attention, ffnNorm, shared, experts, mixture } = refs;
   const { product, factorsOf } = packing;
-  const { rotatedSize, normOffset } = config;
-  const { slidingWindow, angleSet } = layerConfig(config, index);
+  const { normOffset } = config;
+  const { slidingWindow, angleSet, keysOf } = layerConfig(config, index);
   const optionalNorm = (ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined =>
     ref && packNorm(ref, normOffset, factors);
   const name = `layers.${index}`;
+  const hasKeys = keysOf === undefined;
   const qkv = (linear: LinearRefs): PackedTensor => product(`${name}.attention.qkv`, linear, { inputs: attends });
   const { attends, feeds, gated: gatedOf } = factorsOf(index);
+  const key = hasKeys ? qkv(attention.key) : undefined;
   // All tokens use a dense model's only expert.
   const isDense = names.length === 1 && shared === undefined && mixture === undefined;
   const ofAll = isDense ? experts[0] : shared;
@@ -145,7 +150,7 @@ function describeLayer(
     ...headsOf(config, index),
     angleSet,
     queryAngleSet: angleSet === undefined || !config.queryGrowth ? undefined : config.ropes.length + angleSet,
-    rotatedSize,
+    rotatedSize: rotatedBy(config, angleSet ?? 0),
     slidingWindow,
     attentionScale: config.attentionScale,
     residualScale: config.residualScale,
@@ -153,10 +158,12 @@ function describeLayer(
     normsAllHeads: config.qkNorm === "all-heads",
     attentionNorm: optionalNorm(attentionNorm, attends),
     query: qkv(attention.query),
-    key: qkv(attention.key),
-    value: qkv(attention.value),
+    key,
+    value: hasKeys && attention.value !== attention.key ? qkv(attention.value) : key,
+    valueNorm: config.normsValues && hasKeys ? onesOf(refs, layerHeads(config, index).headSize) : undefined,
+    keysOf,
     queryNorm: optionalNorm(attention.queryNorm),
-    keyNorm: optionalNorm(attention.keyNorm),
+    keyNorm: hasKeys ? optionalNorm(attention.keyNorm) : undefined,
     outputGate: attention.gate && qkv(attention.gate),
     sinks: attention.sinks && packNorm(attention.sinks),
     recurrence: describeRecurrence(config, attention.recurrence, qkv),
@@ -176,11 +183,52 @@ function describeLayer(
         weightScale: config.mixture.sigmoids?.scale,
       },
     ffnOutputNorm: optionalNorm(refs.ffnOutputNorm),
+    input: refs.input && {
+      gate: product(`${name}.input`, refs.input.gate, {}),
+      output: product(`${name}.input.output`, refs.input.output, {}),
+      outputNorm: optionalNorm(refs.input.outputNorm),
+    },
+    streamScale: refs.streamScale && packNorm(repeated(refs.streamScale, config.hiddenSize)),
   };
 }
 
-function headsOf({ numHeads, numKvHeads, headSize, recurrence, layers }: DescribedModel["config"], index: number) {
-  if (!recurrence || !layers[index]?.isRecurrent) return { numHeads, numKvHeads, headSize };
+/** Packs the norm of heads of values, which has no scales. */
+function onesOf({ attention }: DescribedModel["weights"]["layers"][number], size: number): PackedTensor {
+  return packNorm(computedTensor(attention.query.weight, [size], async () => new Float32Array(size).fill(1)));
+}
+
+/** Repeats a number as a vector. */
+function repeated(ref: TensorRef, size: number): TensorRef {
+  return computedTensor(ref, [size], async () => {
+    const [value = 1] = await ref.store.readFloats(ref.name);
+    return new Float32Array(size).fill(value);
+  });
+}
+
+function describeLayerInputs(
+  { config, weights: { layerInputs } }: DescribedModel,
+  precision: Precision,
+  product: PackProduct,
+): DecoderDescription["layerInputs"] {
+  const { layerInputSize: size = 0 } = config;
+  if (!layerInputs || size === 0) return undefined;
+  const { table, projection, norm } = layerInputs;
+  // Their sum is divided by the root of 2, which both parts have as a factor here.
+  const halved = computedTensor(norm, norm.shape, async () =>
+    (await norm.store.readFloats(norm.name)).map((scale) => scale * Math.SQRT1_2),
+  );
+  return {
+    size,
+    table: embeddingOf(table, precision),
+    tableScale: Math.sqrt(size) * Math.SQRT1_2,
+    projection: product("layer-inputs", projection, {}),
+    norm: packNorm(halved),
+  };
+}
+
+function headsOf(config: DescribedModel["config"], index: number) {
+  const { recurrence, layers } = config;
+  if (!recurrence || !layers[index]?.isRecurrent) return layerHeads(config, index);
   const { numValueHeads, numKeyHeads, keySize } = recurrence;
   return { numHeads: numValueHeads, numKvHeads: numKeyHeads, headSize: keySize };
 }

@@ -28,10 +28,14 @@ export interface LayerDescription {
   /** Norms whose results replace the residual stream. @default none */
   readonly streamNorms?: readonly ("attention" | "ffn")[] | undefined;
   readonly query: PackedTensor;
-  readonly key: PackedTensor;
-  readonly value: PackedTensor;
+  readonly key: PackedTensor | undefined;
+  readonly value: PackedTensor | undefined;
   readonly queryNorm: PackedTensor | undefined;
   readonly keyNorm: PackedTensor | undefined;
+  /** Norm of each head's values. @default none */
+  readonly valueNorm?: PackedTensor | undefined;
+  /** Earlier layer whose keys and values attention reads, in place of `key` and `value`. @default none */
+  readonly keysOf?: number | undefined;
   /** Product whose sigmoid, of a recurrence SiLU, multiplies what `attentionOutput` takes. @default none */
   readonly outputGate?: PackedTensor | undefined;
   /** Scores of heads, a table of one row, that take weight from those of positions. @default none */
@@ -48,6 +52,29 @@ export interface LayerDescription {
   /** Experts that the layer itself chooses for each token, in place of `experts`. @default none */
   readonly mixture?: MixtureDescription | undefined;
   readonly ffnOutputNorm: PackedTensor | undefined;
+  /** Update of the residual stream by the layer's own inputs, `DecoderDescription.layerInputs`. @default none */
+  readonly input?: LayerInputDescription | undefined;
+  /** Factors of the residual stream behind the layer, a table of one row. @default none */
+  readonly streamScale?: PackedTensor | undefined;
+}
+
+/** `norm(output(activation(gate(stream)) * input))` behind the FFN. */
+interface LayerInputDescription {
+  readonly gate: PackedTensor;
+  readonly output: PackedTensor;
+  readonly outputNorm: PackedTensor | undefined;
+}
+
+/** Inputs of all layers: `norm(projection(embedding)) + tableScale * table(token)`, the norm by layer. */
+interface LayerInputsDescription {
+  /** Number of inputs of one layer, a multiple of 16. */
+  readonly size: number;
+  /** `[vocabSize, numLayers * size]`. */
+  readonly table: PackedTensor;
+  readonly tableScale: number;
+  readonly projection: PackedTensor;
+  /** Its epsilon is `normEpsilon * hiddenSize`. */
+  readonly norm: PackedTensor;
 }
 
 /** Kinds of recurrences, in the order of `native/kernel.h`, which has their arithmetic. */
@@ -143,13 +170,15 @@ export interface DecoderDescription {
   readonly head: PackedTensor | undefined;
   /** @default a decoder */
   readonly encoder?: EncoderDescription | undefined;
+  /** @default layers have no inputs of their own */
+  readonly layerInputs?: LayerInputsDescription | undefined;
 }
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 7;
-const MODEL_WORDS = 21;
-const LAYER_WORDS = 43;
+const VERSION = 8;
+const MODEL_WORDS = 26;
+const LAYER_WORDS = 49;
 const TENSOR_WORDS = 6;
 const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu", "clamped"];
 
@@ -194,18 +223,25 @@ function mixingTensorsOf({ recurrence, outputGate, sinks }: LayerDescription): r
   return [convolution, rates, outputGate, strength, decay, outputNorm, sinks];
 }
 
+/** Lists the tensors of a layer's own inputs, in the order of the header. */
+function inputTensorsOf({ input, streamScale }: LayerDescription): readonly (PackedTensor | undefined)[] {
+  return [input?.gate, input?.output, input?.outputNorm, streamScale];
+}
+
 /**
  * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
  */
 export function tensorsOf(description: DecoderDescription): readonly PackedTensor[] {
-  const { embedding, layers, finalNorm, head, encoder } = description;
+  const { embedding, layers, finalNorm, head, encoder, layerInputs } = description;
   const ofLayers = layers.flatMap((layer) => {
-    const { mixture, ffnOutputNorm } = layer;
-    return [...firstTensorsOf(layer), ...mixingTensorsOf(layer), mixture?.router, mixture?.biases, ffnOutputNorm];
+    const { mixture, valueNorm, ffnOutputNorm } = layer;
+    const ofBlocks = [...firstTensorsOf(layer), ...mixingTensorsOf(layer), mixture?.router, mixture?.biases];
+    return [...ofBlocks, ffnOutputNorm, valueNorm, ...inputTensorsOf(layer)];
   });
   const ofExperts = layers.flatMap(expertsOf).flatMap(({ gate, up, down }) => [gate, up, down]);
   const ofEncoder = [encoder?.positions, encoder?.segments, encoder?.distances];
-  const shared = [embedding, ...ofEncoder, ...ofLayers, finalNorm, head];
+  const ofInputs = [layerInputs?.table, layerInputs?.projection, layerInputs?.norm];
+  const shared = [embedding, ...ofEncoder, ...ofInputs, ...ofLayers, finalNorm, head];
   const all = [...shared, ...ofExperts].filter((tensor) => tensor !== undefined);
   return Array.from(new Set(all));
 }
@@ -235,6 +271,9 @@ export function encodeHeader(
   const numLogits = description.numLogits ?? (head ? description.vocabSize : description.hiddenSize);
   words.integers([numAngleSets, numExperts, numLogits, encoder ? 1 : 0]);
   words.integers([encoder?.positions, encoder?.segments, encoder?.distances].map(indexOf));
+  const { table, projection, norm, size = 0, tableScale = 1 } = description.layerInputs ?? {};
+  words.integers([...[table, projection, norm].map(indexOf), size]);
+  words.floats([tableScale]);
   for (const layer of description.layers) {
     words.integers([...firstTensorsOf(layer), layer.ffnOutputNorm].map(indexOf));
     const [ofKeys = -1, ofQueries = -1] = angleSetsOf(layer);
@@ -253,6 +292,7 @@ export function encodeHeader(
       recurrence?.valueSize ?? layer.headSize,
     ]);
     words.integers([recurrence?.isTiled ? 1 : 0, recurrence?.numTaps ?? 0, ...mixingTensorsOf(layer).map(indexOf)]);
+    words.integers([indexOf(layer.valueNorm), layer.keysOf ?? -1, ...inputTensorsOf(layer).map(indexOf)]);
   }
   for (const [{ format, numOut, numIn }, place] of places) {
     words.integers([formatNumber(format), numOut, numIn, place.weights, place.scales, place.bias]);

@@ -1,6 +1,6 @@
 // A step in the kernel's format: one array of numbers; and the angles of its positions.
 
-import { type ModelConfig, queryFactor, ropeTables } from "@readme-moe/model";
+import { type ModelConfig, queryFactor, rotatedBy, ropeTables } from "@readme-moe/model";
 import type { Kernel } from "./kernel.ts";
 import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 
@@ -155,7 +155,8 @@ function numAngleSets({ ropes, queryGrowth }: Angles): number {
 
 /** Lists the angles of positions `[from, to)` for `setAngles`: of each the cosines, then the sines. */
 export function anglesOf(config: Angles, set: number, from: number, to: number): Float32Array {
-  const { ropes, rotatedSize: size, queryGrowth } = config;
+  const { ropes, queryGrowth } = config;
+  const size = rotatedBy(config, set);
   const { cos, sin } = ropeTables(ropes[set % ropes.length]!, size, from, to);
   const half = size / 2;
   const angles = new Float32Array((to - from) * size);

@@ -74,6 +74,24 @@ const NAMES: Readonly<Record<string, string>> = {
   "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
 };
 
+/** Names of Gemma 4's tensors that differ from others'. */
+const GEMMA_NAMES: Readonly<Record<string, string>> = {
+  "post_attention_layernorm.weight": "post_attention_norm.weight",
+  "pre_feedforward_layernorm.weight": "ffn_norm.weight",
+  "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
+  "per_layer_input_gate.weight": "inp_gate.weight",
+  "per_layer_projection.weight": "proj.weight",
+  "post_per_layer_input_norm.weight": "post_norm.weight",
+  layer_scalar: "layer_output_scale.weight",
+};
+
+/** Finds the sizes of heads of Gemma 4's layers without a window. */
+function fullHeads(config: Json): Json {
+  const byLayer = (config["per_layer_config"] ?? {}) as Readonly<Record<string, Json>>;
+  const { head_dim, num_key_value_heads } = config;
+  return { head_dim, num_key_value_heads, ...Object.values(byLayer)[0] };
+}
+
 /** Tensors whose first halves are gates, by their two names. */
 const HALVES: Readonly<Record<string, readonly [string, string]>> = {
   "block_sparse_moe.input_linear.weight": ["ffn_gate_exps.weight", "ffn_up_exps.weight"],
@@ -108,6 +126,9 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
         "model.embedding_norm.weight": "token_embd_norm.weight",
         "model.norm.weight": "output_norm.weight",
         "lm_head.weight": "output.weight",
+        "model.embed_tokens_per_layer.weight": "per_layer_token_embd.weight",
+        "model.per_layer_model_projection.weight": "per_layer_model_proj.weight",
+        "model.per_layer_projection_norm.weight": "per_layer_proj_norm.weight",
       };
       add(ofModel[name]!, shape, isQwen && name === "model.norm.weight" ? floats.map((x) => x + 1) : floats);
       continue;
@@ -138,10 +159,21 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
     } else if (part === "mlp.experts.down_proj") add(`${block}ffn_down_exps.weight`, shape, floats);
     else {
       const isPost = isQwen || modelType === "gpt_oss";
-      const own = isPost && part === "post_attention_layernorm.weight" ? "post_attention_norm.weight" : NAMES[part];
+      const isPostNamed = isPost && part === "post_attention_layernorm.weight";
+      const ofGemma = modelType === "gemma4_text" ? GEMMA_NAMES[part] : undefined;
+      const own = isPostNamed ? "post_attention_norm.weight" : (ofGemma ?? NAMES[part]);
       if (own === undefined) throw new Error(`Expected a name for ${name}`);
       add(block + own, ...changed(part, [shape, floats], config));
     }
+  }
+  if (modelType === "gemma4_text") {
+    const size = num(fullHeads(config), "head_dim") / 2;
+    const share = num((config["rope_parameters"] as { full_attention: Json }).full_attention, "partial_rotary_factor");
+    add(
+      "rope_freqs.weight",
+      [size],
+      Float32Array.from({ length: size }, (_, pair) => (pair < Math.floor(share * size) ? 1 : 1e30)),
+    );
   }
   await store.close();
   const tensors = Array.from(made, ([name, [shape, floats]]): GgufInput => ({
@@ -197,6 +229,25 @@ function changed(part: string, [shape, floats]: Values, config: Json): Values {
   return [shape, floats];
 }
 
+/** Lists what files of Gemma 4 have by layer. */
+function listsOfGemma(config: Json, types: readonly string[]): readonly (readonly [string, GgufInputValue])[] {
+  const size = num(config, "intermediate_size");
+  const firstShared = types.length - num(config, "num_kv_shared_layers");
+  const isWide = (layer: number): boolean => config["use_double_wide_mlp"] === true && layer >= firstShared;
+  const heads = types.map((type) => num(type === "full_attention" ? fullHeads(config) : config, "num_key_value_heads"));
+  return [
+    [
+      "attention.sliding_window_pattern",
+      { type: "array", of: "bool", value: types.map((type) => type !== "full_attention") },
+    ],
+    [
+      "feed_forward_length",
+      { type: "array", of: "int32", value: types.map((_, layer) => (isWide(layer) ? 2 : 1) * size) },
+    ],
+    ["attention.head_count_kv", { type: "array", of: "int32", value: heads }],
+  ];
+}
+
 /** Puts heads of values that share one of keys apart: the first of each, then the second. */
 function tiled(part: string, [shape, floats]: Values, config: Json): Values {
   if (!part.startsWith("linear_attn.") || part === "linear_attn.norm.weight") return [shape, floats];
@@ -243,6 +294,7 @@ function metadataOf(config: Json): Metadata {
     lfm2: "lfm2",
     lfm2_moe: "lfm2moe",
     gpt_oss: "gpt-oss",
+    gemma4_text: "gemma4",
     granitemoehybrid: "granitehybrid",
     qwen3_5_text: "qwen35",
     qwen3_5_moe_text: "qwen35moe",
@@ -250,7 +302,9 @@ function metadataOf(config: Json): Metadata {
   if ((config["routed_scaling_factor"] ?? 1) !== 1) throw new RangeError("GGUF files have no factor of experts");
   const types = config["layer_types"] as readonly string[];
   const keyHeads = types.map((type) => (type === "full_attention" ? num(config, "num_key_value_heads") : 0));
-  const rope = config["rope_parameters"] as Json;
+  const isGemma = modelType === "gemma4_text";
+  const ropes = config["rope_parameters"] as Json;
+  const rope = isGemma ? (ropes["full_attention"] as Json) : ropes;
   const integers: Record<string, number | undefined> = {
     block_count: num(config, "num_hidden_layers"),
     context_length: num(config, "max_position_embeddings"),
@@ -259,6 +313,14 @@ function metadataOf(config: Json): Metadata {
     "attention.head_count": num(config, "num_attention_heads"),
     "attention.key_length": config["head_dim"] as number | undefined,
     "attention.value_length": config["head_dim"] as number | undefined,
+    ...(isGemma && {
+      "attention.key_length": num(fullHeads(config), "head_dim"),
+      feed_forward_length: undefined,
+      "attention.key_length_swa": num(config, "head_dim"),
+      "attention.shared_kv_layers": num(config, "num_kv_shared_layers"),
+      embedding_length_per_layer_input: num(config, "hidden_size_per_layer_input"),
+      "rope.dimension_count_swa": num(config, "head_dim"),
+    }),
     "shortconv.l_cache": config["conv_L_cache"] as number | undefined,
     expert_count: (config["num_experts"] ?? config["num_local_experts"]) as number | undefined,
     expert_used_count: config["num_experts_per_tok"] as number | undefined,
@@ -283,6 +345,8 @@ function metadataOf(config: Json): Metadata {
   };
   const floats: Record<string, number | undefined> = {
     "rope.freq_base": rope["rope_theta"] as number,
+    "rope.freq_base_swa": isGemma ? num(ropes["sliding_attention"] as Json, "rope_theta") : undefined,
+    final_logit_softcapping: (config["final_logit_softcapping"] ?? undefined) as number | undefined,
     "rope.scaling.factor": rope["factor"] as number | undefined,
     "attention.layer_norm_rms_epsilon": (config["norm_eps"] ?? config["rms_norm_eps"]) as number,
     embedding_scale: config["embedding_multiplier"] as number | undefined,
@@ -299,7 +363,7 @@ function metadataOf(config: Json): Metadata {
     Object.entries(numbers).flatMap(([key, value]) =>
       value === undefined ? [] : [[named(key), { type, value }] as const],
     );
-  const heads = /qwen|gpt/.test(modelType)
+  const heads = /qwen|gpt|gemma/.test(modelType)
     ? { type: "uint32" as const, value: num(config, "num_key_value_heads") }
     : { type: "array" as const, of: "int32" as const, value: keyHeads };
   return new Map([
@@ -312,5 +376,6 @@ function metadataOf(config: Json): Metadata {
       : []),
     ...entries(integers, "uint32"),
     ...entries(floats, "float32"),
+    ...(isGemma ? listsOfGemma(config, types).map(([key, list]) => [named(key), list] as const) : []),
   ] as readonly (readonly [string, GgufInputValue])[]);
 }

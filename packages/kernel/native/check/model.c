@@ -14,7 +14,7 @@ static int32_t random_format(Random *random) {
 typedef struct {
   /** -1 for each tensor's own. */
   int32_t format;
-  int32_t hiddenSize, headSize, numKvHeads, numExperts;
+  int32_t hiddenSize, headSize, numKvHeads, numExperts, layerInputSize;
   /** Whether many layers are mixtures. */
   int32_t hasMixtures;
 } Shape;
@@ -69,7 +69,17 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .decay = -1,
       .outputNorm = -1,
       .sinks = one_in(random, 4) ? add_norm(pack, random, numHeads, 1) : -1,
+      .valueNorm = add_norm(pack, random, shape->headSize, 0),
+      .keysOf = -1,
+      .inputGate = -1,
+      .inputOutput = -1,
+      .inputOutputNorm = add_norm(pack, random, hidden, 0),
+      .streamScale = add_norm(pack, random, hidden, 0),
   };
+  if (shape->layerInputSize > 0 && !one_in(random, 3)) {
+    layer.inputGate = add(pack, random, shape, shape->layerInputSize, hidden);
+    layer.inputOutput = add(pack, random, shape, hidden, shape->layerInputSize);
+  }
   layer.firstExpert = hasExperts ? pack->numTensors : -1;
   int32_t expertSize = random_in(random, 1, 100);
   for (int32_t e = 0; hasExperts && e < (isMixture ? numRouted : shape->numExperts); e++) {
@@ -103,6 +113,30 @@ static void make_recurrent(Pack *pack, Random *random, const Shape *shape, Layer
   if (kind == MIX_DELTA) layer->strength = add(pack, random, shape, numHeads, hidden);
   layer->rates = add_weights(pack, random, FORMAT_FLOAT_TABLE, RATE_ROWS, whole(numHeads, PANEL));
   layer->outputNorm = add_norm(pack, random, kind == MIX_DELTA ? valueSize : values, 1);
+}
+
+/** Lets a layer read the keys and values of one before it, now and then, if their heads have the same sizes. */
+static void share_keys(Random *random, LayerDescription *layers, int32_t index) {
+  LayerDescription *layer = &layers[index];
+  int32_t from = index > 0 && one_in(random, 3) ? random_in(random, 0, index - 1) : -1;
+  if (from < 0 || layer->mixing != MIX_ATTENTION || layers[from].mixing != MIX_ATTENTION || layers[from].keysOf != -1 ||
+      layer->headSize != layers[from].headSize || layer->numKvHeads != layers[from].numKvHeads)
+    return;
+  layer->keysOf = from;
+  layer->key = layer->value = -1;
+}
+
+/** Adds inputs of layers, which some models have. */
+static void add_inputs(Pack *pack, Random *random, TestModel *made, Shape *shape) {
+  ModelDescription *model = &made->model;
+  model->layerTable = model->layerProjection = model->layerInputNorm = -1;
+  model->layerTableScale = 1.5f;
+  if (model->isEncoder || !one_in(random, 3)) return;
+  model->layerInputSize = shape->layerInputSize = 16 * random_in(random, 1, 3);
+  int32_t width = model->numLayers * model->layerInputSize;
+  model->layerTable = add_weights(pack, random, one_in(random, 2) ? FORMAT_FLOAT_TABLE : FORMAT_HALF_TABLE, model->vocabSize, width);
+  model->layerProjection = add(pack, random, shape, width, model->hiddenSize);
+  model->layerInputNorm = add_norm(pack, random, model->layerInputSize, 1);
 }
 
 /** Lays out the file: descriptions, then at the next multiple of 64 the tensors' bytes. */
@@ -179,17 +213,22 @@ TestModel make_model(Random *random) {
   Pack pack = {.numTensors = 0};
   LayerDescription layers[MOST_LAYERS];
   int32_t perKey = random_in(random, 1, mostPerKey);
+  add_inputs(&pack, random, &made, &shape);
   for (int32_t i = 0; i < model->numRotaries; i++) made.rotarySizes[i] = i > 0 && one_in(random, 2) ? made.rotarySizes[0] : 2 * random_in(random, 1, shape.headSize / 2);
   for (int32_t l = 0; l < model->numLayers; l++) {
     int32_t rotary = l < model->numRotaries ? l : random_in(random, -1, model->numRotaries - 1);
     // A table of distances has as many heads as each layer.
     if (!model->isEncoder && one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
-    layers[l] = make_layer(&pack, random, &shape, perKey, rotary, rotary < 0 ? 0 : made.rotarySizes[rotary]);
+    int32_t rotated = rotary < 0 ? 0 : made.rotarySizes[rotary];
+    Shape own = shape;
+    if (!model->isEncoder && one_in(random, 4)) own.headSize = 2 * random_in(random, rotated > 2 ? rotated / 2 : 1, shape.headSize / 2);
+    layers[l] = make_layer(&pack, random, &own, perKey, rotary, rotated);
     // Another set for queries than for keys.
     int32_t other = random_in(random, 0, 1);
     if (rotary >= 0 && other < model->numRotaries && made.rotarySizes[other] == made.rotarySizes[rotary]) layers[l].queryRotary = other;
     // Layers that show that a set of angles is used keep it.
-    if (!hasRecurrences || l < model->numRotaries || one_in(random, 3)) continue;
+    if (!model->isEncoder) share_keys(random, layers, l);
+    if (!hasRecurrences || l < model->numRotaries || layers[l].keysOf != -1 || one_in(random, 3)) continue;
     layers[l].outputGate = -1;
     make_recurrent(&pack, random, &shape, &layers[l]);
     made.hasStates = 1;

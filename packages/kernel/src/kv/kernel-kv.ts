@@ -5,6 +5,7 @@ import {
   type KeptState,
   type KeptTokens,
   kvBytesPerToken,
+  kvPageBytes,
   type KvMemoryOptions,
   type KvPrecision,
   type KvShape,
@@ -44,9 +45,7 @@ export class KernelKv extends PagePool {
   constructor(kernel: Kernel, { shape, precision, ...options }: KernelKvOptions) {
     const bytesPerToken = kvBytesPerToken(shape, precision);
     super({ ...options, bytesPerToken, states: statesOf(stateBytes(shape), options) });
-    // The kernel pads heads to whole vectors.
-    const padded = { ...shape, headSize: Math.ceil(shape.headSize / 16) * 16 };
-    this.pageBytes = kvBytesPerToken(padded, precision) * KV_PAGE_TOKENS;
+    this.pageBytes = kvPageBytes(shape, precision);
     this.#kernel = kernel;
     this.pages = kernel.openPages(this.numPages, precision, this.states.numStates);
   }

@@ -1,4 +1,4 @@
-import type { RecurrenceConfig } from "@readme-moe/model";
+import type { LayerConfig, RecurrenceConfig } from "@readme-moe/model";
 import { panelWidth } from "../pack/pack-tables.ts";
 
 /**
@@ -122,12 +122,18 @@ export interface KvShape {
   readonly numLayers: number;
   readonly numKvHeads: number;
   readonly headSize: number;
-  /** Layers, of which those with a recurrence have no keys and values, but a state. @default all have attention */
-  readonly layers?: readonly { readonly isRecurrent?: boolean }[] | undefined;
+  /**
+   * Layers, of which those with a recurrence have no keys and values, but a state; some may have other heads, or read
+   * the keys and values of others. @default all have attention
+   */
+  readonly layers?: readonly KvLayer[] | undefined;
   readonly recurrence?: RecurrenceConfig | undefined;
   /** Parts of an encoder, which keeps keys and values of one layer at a time. @default a decoder */
   readonly encoder?: object | undefined;
 }
+
+/** Properties of a layer that its keys and values depend on. */
+type KvLayer = Pick<LayerConfig, "isRecurrent" | "heads" | "keysOf">;
 
 /** Returns the number of positions in the blocks that hold a number of tokens. */
 export function wholeBlocks(tokens: number): number {
@@ -142,11 +148,28 @@ export const KV_PRECISIONS: readonly KvPrecision[] = ["fp32", "fp16", "int8"];
 
 /** Returns the size of one token's keys and values in all layers, in bytes. */
 export function kvBytesPerToken(shape: KvShape, precision: KvPrecision = "fp32"): number {
-  const { numKvHeads, headSize, encoder } = shape;
-  const numLayers = encoder ? 1 : shape.numLayers - numRecurrent(shape);
-  const headBytes = { fp32: 4 * headSize, fp16: 2 * headSize, int8: headSize + 4 }[precision];
-  return 2 * numLayers * numKvHeads * headBytes;
+  return headsOf(shape).reduce((sum, { numKvHeads, headSize }) => {
+    const headBytes = { fp32: 4 * headSize, fp16: 2 * headSize, int8: headSize + 4 }[precision];
+    return sum + 2 * numKvHeads * headBytes;
+  }, 0);
 }
+
+/** Returns the size of a page of 16 positions as the kernel lays it out, which pads heads to whole vectors. */
+export function kvPageBytes(shape: KvShape, precision: KvPrecision): number {
+  const padded = headsOf(shape).map((heads) => ({ ...heads, headSize: 16 * Math.ceil(heads.headSize / 16) }));
+  const layers = padded.map((heads) => ({ heads }));
+  return 16 * kvBytesPerToken({ ...shape, encoder: undefined, numLayers: layers.length, layers }, precision);
+}
+
+/** Lists the heads of the layers that keep keys and values. */
+function headsOf({ numLayers, numKvHeads, headSize, layers, encoder }: KvShape): readonly KvHeads[] {
+  const all: readonly KvLayer[] = layers ?? Array.from({ length: numLayers }, () => ({}));
+  const own = { numKvHeads, headSize };
+  if (encoder) return [own];
+  return all.filter(({ isRecurrent, keysOf }) => !isRecurrent && keysOf === undefined).map(({ heads }) => heads ?? own);
+}
+
+type KvHeads = Pick<KvShape, "numKvHeads" | "headSize">;
 
 function numRecurrent({ layers = [] }: Pick<KvShape, "layers">): number {
   return layers.filter(({ isRecurrent }) => isRecurrent).length;

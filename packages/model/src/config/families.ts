@@ -9,6 +9,7 @@ import {
   NORMS_BEFORE,
 } from "./family.ts";
 import { type Fields, MOST } from "./fields.ts";
+import { gemmaLayers } from "./gemma-layers.ts";
 import { GATED_DELTA, SHORT_CONVOLUTION, STATE_SPACE } from "./recurrence.ts";
 
 function optionalWindow(fields: Fields): number | undefined {
@@ -247,6 +248,33 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     // EmbeddingGemma.
     bothDirections: { field: "use_bidirectional_attention", architecture: "gemma-embedding" },
     ggufLargest: 62,
+  },
+  gemma4_text: {
+    ...GEMMA,
+    className: "Gemma4ForCausalLM",
+    architecture: "gemma4",
+    normOffset: 0,
+    qkNorm: "head",
+    normsValues: true,
+    attentionScalar: 1,
+    layerInputs: "hidden_size_per_layer_input",
+    layerSizes: gemmaLayers,
+    defaults: {
+      ...GEMMA.defaults,
+      vocab_size: 262_144,
+      sliding_window: 512,
+      sliding_window_pattern: 6,
+      max_position_embeddings: 131_072,
+      hidden_size_per_layer_input: 256,
+      rope_local_base_freq: 10_000,
+      rope_theta: 1_000_000,
+      rope_parameters: {
+        full_attention: { rope_type: "proportional", partial_rotary_factor: 0.25, rope_theta: 1_000_000 },
+        sliding_attention: { rope_type: "default", rope_theta: 10_000 },
+      },
+    },
+    alternation: { interval: "sliding_window_pattern", theta: "rope_local_base_freq" },
+    unsupported: ["enable_moe_block"],
   },
   phi3: {
     className: "Phi3ForCausalLM",

@@ -26,6 +26,18 @@ export interface FusedNames {
   readonly down?: string;
 }
 
+/** Sizes in which layers of some models differ. */
+export interface LayerSizes {
+  /** Heads of keys and values, and their size, which is that of queries. @default the model's */
+  readonly heads?: { readonly numKvHeads: number; readonly headSize: number } | undefined;
+  /** Earlier layer whose keys and values attention reads; the layer has none. @default its own */
+  readonly keysOf?: number | undefined;
+  /** Whether values are what keys are made from. @default false: they have a product of their own */
+  readonly keysAreValues?: boolean | undefined;
+  /** Rows of the layer's FFN. @default `intermediateSize` */
+  readonly ffnSize?: number | undefined;
+}
+
 /** Properties of one family. Absent ones are Llama's. */
 export interface Family {
   /** Class in transformers, for the config.json of an export. */
@@ -52,6 +64,12 @@ export interface Family {
   readonly recurrence?: RecurrenceFields;
   /** Whether the rows of `q_proj` are those of a head's query, then of a gate of its outputs. @default false */
   readonly gatesAttention?: boolean;
+  /** Reads properties of layers that the config has for some of them. @default none */
+  readonly layerSizes?: (fields: Fields, windows: readonly (number | undefined)[]) => readonly LayerSizes[];
+  /** Config field with the number of inputs that each layer has beside the stream. @default there are none */
+  readonly layerInputs?: string;
+  /** Whether heads of values are normed, and layers have a factor of the stream. @default false */
+  readonly normsValues?: boolean;
   /** Beginnings of tensors' names behind `model.layers.N.`, the first that fits, by Llama's in their place. */
   readonly renamed?: Readonly<Record<string, string>>;
   /** Config field of the norms' epsilon. @default "rms_norm_eps" */
@@ -100,8 +118,8 @@ export interface Family {
   readonly hasCaps?: boolean;
   /** Whether embeddings are multiplied by √hiddenSize. @default false */
   readonly scalesEmbeddings?: boolean;
-  /** Config field whose inverse square root is the factor of attention scores. @default the head size is used */
-  readonly attentionScalar?: string;
+  /** Config field whose inverse square root is the factor of attention scores, or that root. @default the head size */
+  readonly attentionScalar?: string | number;
   /**
    * Config fields with factors; each is 1 when absent.
    *

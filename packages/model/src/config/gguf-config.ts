@@ -98,6 +98,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
       ...((await longRope(store, get)) ?? ropeScaling(get)),
       ...family.ggufRope,
     },
+    ...(await layerFields(store, family, get)),
     ...(bothDirections && { [bothDirections.field]: isEncoder }),
     // Read by families with windows in GGUF files, whose layers alternate, or that refuse these.
     sliding_window: get("attention.sliding_window"),
@@ -109,11 +110,11 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     bos_token_id: metadata.get("tokenizer.ggml.bos_token_id"),
     eos_token_id: ["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
   };
-  const rotated = get("rope.dimension_count");
+  const rotated = get(family.layerSizes ? "rope.dimension_count_swa" : "rope.dimension_count");
   const pooling = isEncoder ? encoderPooling(store, get) : ggufPooling(store, get);
   const parsed = parseConfig(path, fields, undefined, rotated === undefined ? undefined : numberOf(rotated));
   const config = { ...parsed, pooling };
-  if (!store.has(ROPE_FACTORS)) return config;
+  if (!store.has(ROPE_FACTORS) || family.layerSizes) return config;
   const factors = await readFactors(store, ROPE_FACTORS);
   const numPairs = config.rotatedSize / 2;
   if (factors.length !== numPairs || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
@@ -122,10 +123,48 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   return { ...config, ropes: config.ropes.map(({ theta }) => ({ type: "factors", theta, factors })) };
 }
 
+/** Reads what differs by layer in Gemma 4. Factors of frequencies tell the share of pairs that rotate. */
+async function layerFields(
+  store: GgufTensorStore,
+  { layerSizes }: Family,
+  get: (key: string) => unknown,
+): Promise<object> {
+  if (!layerSizes) return {};
+  const pattern = listOf(get(GGUF_ALTERNATION_KEYS.interval)) ?? [];
+  const of = (value: unknown, isSliding: boolean): unknown =>
+    listOf(value)?.[pattern.findIndex((one) => Boolean(one) === isSliding)] ?? value;
+  const heads = get("attention.head_count_kv");
+  const sizes = listOf(get(GGUF_KEYS.intermediate_size))?.map(Number);
+  const factors = store.has(ROPE_FACTORS) ? await readFactors(store, ROPE_FACTORS) : [1];
+  // Half a pair more, so that no pair is lost where the share is multiplied by their number again.
+  const share = Math.min(1, (factors.filter((factor) => factor === 1).length + 0.5) / factors.length);
+  const full = pattern.findIndex((isSliding) => !isSliding);
+  return {
+    ...(sizes && { intermediate_size: sizes[0], use_double_wide_mlp: new Set(sizes).size > 1 }),
+    head_dim: get("attention.key_length_swa"),
+    global_head_dim: get("attention.key_length"),
+    num_key_value_heads: of(heads, true),
+    num_global_key_value_heads: of(heads, false),
+    attention_k_eq_v: !store.has(`model.layers.${full}.self_attn.v_proj.weight`),
+    num_kv_shared_layers: get("attention.shared_kv_layers"),
+    hidden_size_per_layer_input: get("embedding_length_per_layer_input"),
+    rope_parameters: {
+      full_attention: { rope_type: "proportional", partial_rotary_factor: share, rope_theta: get("rope.freq_base") },
+      sliding_attention: { rope_type: "default", rope_theta: get(GGUF_ALTERNATION_KEYS.theta) },
+    },
+  };
+}
+
+/** Returns a list of metadata as an array; `undefined` for another value. */
+function listOf(value: unknown): readonly unknown[] | undefined {
+  if (ArrayBuffer.isView(value)) return Array.from(value as Int32Array);
+  return Array.isArray(value) ? value : undefined;
+}
+
 /** Returns the largest of numbers by layer, since layers without attention have 0; another value as it is. */
 function mostOf(value: unknown): unknown {
-  const list = ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
-  return Array.isArray(list) && list.length > 0 ? Math.max(...list.map(Number)) : value;
+  const list = listOf(value) ?? [];
+  return list.length > 0 ? Math.max(...list.map(Number)) : value;
 }
 
 /** Lists the layers with a window in families whose files do not. */
@@ -143,14 +182,11 @@ function recurrenceFields(
   get: (key: string) => unknown,
 ): object {
   if (!recurrence) return {};
-  const heads = get("attention.head_count_kv");
-  const list = ArrayBuffer.isView(heads) ? Array.from(heads as Int32Array) : heads;
+  const list = listOf(get("attention.head_count_kv"));
   const extra = get("nextn_predict_layers");
   return {
     ...Object.fromEntries(Object.entries(recurrence.ggufKeys).map(([field, key]) => [field, get(key)])),
-    layer_types: Array.isArray(list)
-      ? list.map((count) => (count === 0 ? recurrence.layerType : "full_attention"))
-      : undefined,
+    layer_types: list?.map((count) => (count === 0 ? recurrence.layerType : "full_attention")),
     // Layers that predict further tokens are the last ones.
     num_hidden_layers: numberOf(get("block_count")) - (typeof extra === "number" ? extra : 0),
     mamba_conv_bias: store.names.some((name) => name.endsWith("mamba.conv1d.bias")),
@@ -198,7 +234,7 @@ function alternationFields(
     [alternation.interval]: get("attention.sliding_window") ? (isList ? undefined : pattern) : 1,
     layer_types: isList ? pattern.map((isSliding) => (isSliding ? "sliding_attention" : "full_attention")) : undefined,
     ...(alternation.theta && { [alternation.theta]: get(GGUF_ALTERNATION_KEYS.theta) }),
-    ...(attentionScalar && {
+    ...(typeof attentionScalar === "string" && {
       [attentionScalar]: get("block_count") === ggufLargest ? rowsPerHead : headSize,
     }),
   };

@@ -1,4 +1,4 @@
-import type { NormNames, QkNorm } from "./family.ts";
+import type { LayerSizes, NormNames, QkNorm } from "./family.ts";
 import { type Fields, MOST } from "./fields.ts";
 import type { RecurrenceConfig } from "./recurrence.ts";
 
@@ -12,7 +12,7 @@ export type Activation = "silu" | "gelu-tanh" | "gelu" | "clamped";
  * Properties in which layers of one model differ. Graphs are shared by layers whose properties are all equal, so that a
  * further property needs no change where graphs are shared.
  */
-export interface LayerConfig {
+export interface LayerConfig extends LayerSizes {
   /** Number of positions that a query sees, its own included; `undefined` sees all. */
   readonly slidingWindow: number | undefined;
   /** Index in `ropes` of the angles that queries and keys are rotated by; `undefined` without RoPE. */
@@ -63,6 +63,12 @@ export interface ModelConfig {
   readonly hasSinks?: boolean | undefined;
   /** Whether sigmoids of a further product multiply attention's outputs. @default false */
   readonly gatesAttention?: boolean | undefined;
+  /** Whether heads of values are normed, without scales. @default false */
+  readonly normsValues?: boolean | undefined;
+  /** Whether layers have a factor of the residual stream behind them. @default false */
+  readonly scalesStream?: boolean | undefined;
+  /** Numbers that each layer has for a token beside the residual stream (Gemma 4's embeddings by layer); 0 for none. */
+  readonly layerInputSize?: number | undefined;
   readonly numLayers: number;
   readonly numHeads: number;
   readonly numKvHeads: number;
@@ -141,6 +147,14 @@ export function layerConfig({ layers }: ModelConfig, index: number): LayerConfig
   const layer = layers[index];
   if (layer === undefined) throw new RangeError(`Expected the index of one of ${layers.length} layers, got ${index}`);
   return layer;
+}
+
+/** Finds the heads of a layer with attention. */
+export function layerHeads(
+  { numHeads, numKvHeads, headSize, layers }: Pick<ModelConfig, "numHeads" | "numKvHeads" | "headSize" | "layers">,
+  index: number,
+): Pick<ModelConfig, "numHeads" | "numKvHeads" | "headSize"> {
+  return { numHeads, ...(layers[index]?.heads ?? { numKvHeads, headSize }) };
 }
 
 // Results of a model for a whole text, in place of next tokens: an embedding, a score, or logits of labels.
@@ -276,6 +290,8 @@ export type RopeConfig =
       /** Factor of cosines and sines. */
       readonly attentionFactor: number;
     }
+  /** The first share of the pairs of heads of this size rotate, with the frequencies that they have among all. */
+  | { readonly type: "proportional"; readonly theta: number; readonly share: number; readonly headSize: number }
   /** GGUF files of Llama 3 have the divisor of each frequency, `[rotatedSize / 2]`, instead of the parameters. */
   | { readonly type: "factors"; readonly theta: number; readonly factors: readonly number[] };
 
@@ -316,6 +332,12 @@ export function ropeScale(rope: RopeConfig): number {
   return rope.type === "longrope" || rope.type === "yarn" ? rope.attentionFactor : 1;
 }
 
+/** Finds the number of a head's dimensions that a set of angles rotates. */
+export function rotatedBy({ ropes, rotatedSize }: Pick<ModelConfig, "ropes" | "rotatedSize">, set: number): number {
+  const rope = ropes[set % ropes.length];
+  return rope?.type === "proportional" ? rope.headSize : rotatedSize;
+}
+
 /** Computes the radians per position of each pair, `[rotatedSize / 2]`. */
 export function ropeFrequencies(rope: RopeConfig, rotatedSize: number): Float32Array {
   const waves = Float32Array.from(
@@ -326,6 +348,10 @@ export function ropeFrequencies(rope: RopeConfig, rotatedSize: number): Float32A
   switch (rope.type) {
     case "default":
       return frequencies;
+    case "proportional":
+      return frequencies.map((frequency, pair) =>
+        pair < Math.floor((rope.share * rope.headSize) / 2) ? frequency : 0,
+      );
     case "linear":
       return frequencies.map((frequency) => frequency / rope.factor);
     case "factors":

@@ -85,6 +85,9 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
       : undefined,
     gatesAttention: family.gatesAttention,
     hasSinks: family.hasSinks,
+    normsValues: family.normsValues,
+    scalesStream: family.normsValues,
+    layerInputSize: family.layerInputs === undefined ? undefined : parseLayerInputs(fields, family.layerInputs),
     numLayers,
     numHeads,
     numKvHeads,
@@ -110,6 +113,12 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
       ? { isPostNorm: false, firstPosition: undefined, numSegments: 0, numDistanceBuckets: 0 }
       : undefined,
   };
+}
+
+/** Reads the number of inputs of each layer, which the kernel has in whole vectors. */
+function parseLayerInputs(fields: Fields, name: string): number {
+  const size = fields.count(name) ?? 0;
+  return size % 16 === 0 ? size : fields.unsupported(name, "supported are multiples of 16");
 }
 
 /** Reads the width of dense FFNs: of a mixture without experts, that of the part all tokens use. */
@@ -160,6 +169,7 @@ function refuseQuantization(fields: Fields): void {
 /** Multimodal configs whose `text_config` is supported, by `model_type`, and the family of the part. */
 const TEXT_PARTS: ReadonlyMap<unknown, string> = new Map([
   ["gemma3", "gemma3_text"],
+  ["gemma4", "gemma4_text"],
   ["mistral3", "ministral3"],
   ["qwen3_5", "qwen3_5_text"],
   ["qwen3_5_moe", "qwen3_5_moe_text"],
@@ -193,7 +203,7 @@ function parseScales(
   { multipliers, scalesEmbeddings = false, attentionScalar }: Family,
   { headSize, hiddenSize }: Pick<ModelConfig, "headSize" | "hiddenSize">,
 ): Scales {
-  const scalar = attentionScalar === undefined ? headSize : fields.positive(attentionScalar);
+  const scalar = typeof attentionScalar === "string" ? fields.positive(attentionScalar) : (attentionScalar ?? headSize);
   const factor = (name: string | undefined): number => (name === undefined ? 1 : fields.positive(name, 1));
   return {
     // PyTorch has the root as a float32.
@@ -236,7 +246,17 @@ function parseLayers(
     if (slidingWindow === "recurrence") return { ...own, isRecurrent: true };
     return { slidingWindow, angleSet: hasRope[layer] ? setOf(rope) : undefined, isMixture: isMixture[layer] ?? false };
   });
-  return { layers, ropes };
+  const sizesOf = family.layerSizes?.(
+    fields,
+    layers.map(({ slidingWindow }) => slidingWindow),
+  );
+  const sized = layers.map((layer, index) => ({ ...layer, ...sizesOf?.[index] }));
+  // The share of a head that rotates is that of layers without a window.
+  const { headSize } = sized.find(({ slidingWindow }) => slidingWindow === undefined)?.heads ?? {};
+  return {
+    layers: sized,
+    ropes: ropes.map((one) => (one.type === "proportional" && headSize ? { ...one, headSize } : one)),
+  };
 }
 
 /**
@@ -447,8 +467,11 @@ function parseRope(
       return parseLongRope(scaling, outer.originalTokens, { ...outer, theta });
     case "yarn":
       return parseYarn(scaling, outer.contextTokens, theta);
+    case "proportional":
+      if (scaling.positive("factor", 1) !== 1) scaling.unsupported("factor", "supported is 1");
+      return { type, theta, share: scaling.positive("partial_rotary_factor", 1), headSize: outer.rotatedSize };
     default:
-      return scaling.unsupported(typeField, "supported are default, linear, llama3, longrope, yarn");
+      return scaling.unsupported(typeField, "supported are default, linear, llama3, longrope, yarn, proportional");
   }
 }
 

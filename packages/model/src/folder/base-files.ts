@@ -255,6 +255,8 @@ function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
         truncate: rope.isRounded,
         attention_factor: rope.attentionFactor,
       };
+    case "proportional":
+      return { rope_type: "proportional", partial_rotary_factor: rope.share };
     case "factors":
       // The only spelling with a factor for each frequency.
       return {

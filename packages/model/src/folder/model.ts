@@ -109,7 +109,7 @@ export function isPublished({ kind }: Pick<Model, "kind">): boolean {
 
 /** Tells whether a model is dense and all its layers are attention as refactoring, tuning and exports compute it. */
 export function isPlain({ kind, config }: Pick<Model, "kind" | "config">): boolean {
-  return kind === "dense" && !config.recurrence && !config.caps;
+  return kind === "dense" && !config.recurrence && !config.caps && !config.normsValues;
 }
 
 /** Describes a model that is not dense, for messages: "a mixture of 8 experts in each layer (mixtral)". */
@@ -119,6 +119,7 @@ export function describeMixture({ kind, config, experts }: Pick<Model, "kind" | 
     return `a model that gives ${{ embedding: "embeddings", score: "scores", labels: "labels" }[pooling.kind]} (${modelType})`;
   if (config.recurrence) return `a hybrid, with layers without attention (${modelType})`;
   if (config.caps) return `a model with bounded scores and logits (${modelType})`;
+  if (config.normsValues) return `a model whose layers differ (${modelType})`;
   if (mixture) return `a mixture of ${mixture.numExperts} experts in each layer (${modelType})`;
   return `a mixture of ${experts.names.length} experts (${kind})`;
 }

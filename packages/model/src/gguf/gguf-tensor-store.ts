@@ -352,6 +352,10 @@ const MODEL_PARTS: Names = new Map([
   ["output_norm", "model.norm"],
   // LFM 2.
   ["token_embd_norm", "model.norm"],
+  // Gemma 4.
+  ["per_layer_token_embd", "model.embed_tokens_per_layer"],
+  ["per_layer_model_proj", "model.per_layer_model_projection"],
+  ["per_layer_proj_norm", "model.per_layer_projection_norm"],
 ]);
 
 /** Names within a layer, behind `blk.N.` and `model.layers.N.`. */
@@ -376,6 +380,10 @@ const LAYER_PARTS: Names = new Map([
   ["ffn_up_shexp", `${SHARED_MODULE}.up_proj`],
   ["ffn_down_shexp", `${SHARED_MODULE}.down_proj`],
   ["exp_probs_b", "mlp.expert_bias"],
+  ["inp_gate", "per_layer_input_gate"],
+  ["proj", "per_layer_projection"],
+  ["post_norm", "post_per_layer_input_norm"],
+  ["layer_output_scale", "layer_scalar"],
 ]);
 
 /** Names of a recurrence's tensors within a layer, with their endings. */

@@ -6,7 +6,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import { fingerprintOf } from "../cache/cached-data.ts";
 import { Fields } from "../config/fields.ts";
-import type { ModelConfig } from "../config/model-config.ts";
+import { layerHeads, type ModelConfig } from "../config/model-config.ts";
 import { fileError, quoted, unsupported } from "../files/errors.ts";
 import { isStoredFloat } from "../files/floats.ts";
 import { exists, orClose, readJsonFile } from "../files/read-file.ts";
@@ -183,7 +183,12 @@ function placesOf(store: SafetensorsFile, module: string, model: ModelConfig): r
   if (Number(layer) >= numLayers) {
     throw invalid(store, `changes ${quoted(module)}, but the model has ${numLayers} layers, 0 to ${numLayers - 1}`);
   }
-  const sizes = sizesOf(model);
+  const sizes = sizesOf(model, Number(layer));
+  const { keysOf, keysAreValues } = model.layers[Number(layer)] ?? {};
+  if ((keysOf !== undefined || keysAreValues) && /[kv]_proj$/.test(part)) {
+    const reason = "in a layer that has no keys or no values of its own; supported are the other products";
+    throw unsupported(store.path, `changes ${quoted(module)}, ${reason}`);
+  }
   return products.flatMap(({ product, ...one }): readonly Place[] => {
     if (product === undefined) return [];
     const [inSize, outSize] = sizes[product];
@@ -191,18 +196,22 @@ function placesOf(store: SafetensorsFile, module: string, model: ModelConfig): r
   });
 }
 
-function sizesOf(model: ModelConfig): Readonly<Record<LoraProduct, readonly [inSize: number, outSize: number]>> {
-  const { hiddenSize, intermediateSize } = model;
-  const querySize = model.numHeads * model.headSize;
-  const keySize = model.numKvHeads * model.headSize;
+function sizesOf(
+  model: ModelConfig,
+  layer: number,
+): Readonly<Record<LoraProduct, readonly [inSize: number, outSize: number]>> {
+  const { hiddenSize } = model;
+  const { numHeads, numKvHeads, headSize } = layerHeads(model, layer);
+  const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
+  const ffnSize = model.layers[layer]?.ffnSize ?? model.intermediateSize;
   return {
     query: [hiddenSize, querySize],
     key: [hiddenSize, keySize],
     value: [hiddenSize, keySize],
     attentionOutput: [querySize, hiddenSize],
-    gate: [hiddenSize, intermediateSize],
-    up: [hiddenSize, intermediateSize],
-    down: [intermediateSize, hiddenSize],
+    gate: [hiddenSize, ffnSize],
+    up: [hiddenSize, ffnSize],
+    down: [ffnSize, hiddenSize],
   };
 }
 

@@ -35,8 +35,8 @@ const ROLES: readonly (readonly [role: string, ...keys: string[]])[] = [
 ];
 
 /**
- * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`), SentencePiece's BPE (`llama`) or its unigram
- * model (`t5`), or WordPiece (`bert`).
+ * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`), SentencePiece's BPE (`llama`, and with merges
+ * `gemma4`) or its unigram model (`t5`), or WordPiece (`bert`).
  * @param path - path that messages name
  * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming the key; `ERR_MODEL_UNSUPPORTED` naming the kind of tokenizer or of
  *   pre-tokenizer that this project does not have
@@ -63,12 +63,16 @@ export function ggufTokenizerSource(metadata: GgufMetadata, path: string): Token
   );
   if (model === "bert") return { path, tokenizer: wordPiece(vocabulary), config };
   if (model === "t5") return { path, tokenizer: unigram(vocabulary, metadata), config };
-  if (model === "llama") return { path, tokenizer: sentencePieceBpe(vocabulary, config), config };
+  if (model === "llama") return { path, tokenizer: sentencePieceBpe(vocabulary, config, scoredMerges), config };
+  if (model === "gemma4") {
+    const merges = vocabulary.texts("tokenizer.ggml.merges");
+    return { path, tokenizer: sentencePieceBpe(vocabulary, config, () => merges), config };
+  }
   return { path, tokenizer: byteLevelBpe(vocabulary, config), config, ids: vocabulary.ids };
 }
 
 /** Values of `tokenizer.ggml.model`. */
-const KINDS: readonly string[] = ["gpt2", "llama", "bert", "t5"];
+const KINDS: readonly string[] = ["gpt2", "llama", "gemma4", "bert", "t5"];
 
 type Roles = Readonly<Record<string, string | undefined>>;
 
@@ -94,17 +98,12 @@ function byteLevelBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject {
 }
 
 /** Follows the tokenizer.json of Llama 2: spaces are `▁`, one precedes the text, unknown characters are bytes. */
-function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject {
-  const { path, tokens, types } = vocabulary;
-  const scores = vocabulary.numbers("tokenizer.ggml.scores");
-  if (scores === undefined) throw corrupt(path, "metadata `tokenizer.ggml.scores` is missing");
-  const longest = tokens.find((token) => token.length > MAX_SCORED_TOKEN_LENGTH);
-  if (longest !== undefined) {
-    throw corrupt(path, `metadata \`tokenizer.ggml.tokens\`: a token has ${longest.length} characters`);
-  }
-  if (tokens.reduce((sum, { length }) => sum + length ** 2, 0) > MAX_SCORED_SQUARES) {
-    throw corrupt(path, "metadata `tokenizer.ggml.tokens`: the tokens are too long together");
-  }
+function sentencePieceBpe(
+  vocabulary: GgufVocabulary,
+  roles: Roles,
+  mergesOf: (vocabulary: GgufVocabulary, spelled: SpelledTokens) => readonly unknown[],
+): JsonObject {
+  const { tokens, types } = vocabulary;
   const spelled = withEscapedSpaces(vocabulary);
   const addsSpace = vocabulary.boolean("tokenizer.ggml.add_space_prefix", true);
   const escape = { type: "Replace", pattern: { String: " " }, content: "▁" };
@@ -126,7 +125,7 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
     model: {
       type: "BPE",
       vocab: Object.fromEntries(spelled.ids),
-      merges: mergesByScore(spelled, scores),
+      merges: mergesOf(vocabulary, spelled),
       unk_token: roles["unk_token"] ?? tokens.find((_, id) => types[id] === TOKEN_TYPE.unknown) ?? null,
       fuse_unk: true,
       byte_fallback: true,
@@ -221,6 +220,21 @@ function withEscapedSpaces({ tokens, types, ids }: GgufVocabulary): SpelledToken
     return escaped;
   });
   return { tokens: spelled, types, ids: new Map(spelled.map((token, id) => [token, id])) };
+}
+
+/** Derives merges from the scores of a file. @throws {ReadMeError} `ERR_FILE_CORRUPT` */
+function scoredMerges(vocabulary: GgufVocabulary, spelled: SpelledTokens): readonly (readonly [string, string])[] {
+  const { path, tokens } = vocabulary;
+  const scores = vocabulary.numbers("tokenizer.ggml.scores");
+  if (scores === undefined) throw corrupt(path, "metadata `tokenizer.ggml.scores` is missing");
+  const longest = tokens.find((token) => token.length > MAX_SCORED_TOKEN_LENGTH);
+  if (longest !== undefined) {
+    throw corrupt(path, `metadata \`tokenizer.ggml.tokens\`: a token has ${longest.length} characters`);
+  }
+  if (tokens.reduce((sum, { length }) => sum + length ** 2, 0) > MAX_SCORED_SQUARES) {
+    throw corrupt(path, "metadata `tokenizer.ggml.tokens`: the tokens are too long together");
+  }
+  return mergesByScore(spelled, scores);
 }
 
 /**

@@ -7,6 +7,7 @@ import {
   type DenseConfig,
   denseModules,
   layerConfig,
+  layerHeads,
   type MixtureConfig,
   type ModelConfig,
 } from "../config/model-config.ts";
@@ -27,6 +28,7 @@ import {
 } from "./model-weights.ts";
 import { SHARED_MODULE, splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
 import { computedTensor, joinRows, selectRows } from "./computed-tensors.ts";
+import { locateInput, locateLayerInputs } from "./locate-inputs.ts";
 import { locateRecurrence, rowsOf } from "./locate-recurrence.ts";
 import { locateRouter, parseOfficialRouterConfig, type RouterWeights } from "./locate-router.ts";
 
@@ -56,12 +58,14 @@ export function locateWeights(
       attentionNorm: norm(layer, norms.attention),
       attention: layerConfig(config, layer).isRecurrent
         ? locateRecurrence(store, config, `model.layers.${layer}.`)
-        : locateAttention(store, config, `model.layers.${layer}.self_attn`),
+        : locateAttention(store, config, layer),
       attentionOutputNorm: norm(layer, norms.attentionOutput),
       ffnNorm: norm(layer, norms.ffn),
       ...locateFeedForward(layer),
       ffnOutputNorm: norm(layer, norms.ffnOutput),
+      ...locateInput(store, config, layer),
     })),
+    layerInputs: locateLayerInputs(store, config),
     finalNorm: tensorRef(store, "model.norm.weight", [hiddenSize]),
     head: locateHead(store, config, embedding),
   };
@@ -117,40 +121,48 @@ export function locateDense(
   checkpoint: TensorStore,
   config: ModelConfig,
 ): { readonly experts: ExpertLayout; readonly weights: ModelWeights } {
-  const { intermediateSize, hiddenSize, hasMlpBias: hasBias, numLayers } = config;
+  const { intermediateSize, hiddenSize, hasMlpBias: hasBias, numLayers, layers } = config;
   const store = splitFused(checkpoint, config);
+  const sizeOf = (layer: number): number => layers[layer]?.ffnSize ?? intermediateSize;
   return {
     experts: {
       names: [DENSE_NAME],
-      expertSizes: Array.from({ length: numLayers }, () => intermediateSize),
+      expertSizes: Array.from({ length: numLayers }, (_, layer) => sizeOf(layer)),
       sharedSizes: Array.from({ length: numLayers }, () => 0),
     },
     weights: locateWeights(store, config, (layer) => {
       const place = { prefix: `model.layers.${layer}.mlp.` };
-      const ffn = feedForwardRefs(store, place, { size: intermediateSize, hiddenSize, hasBias });
+      const ffn = feedForwardRefs(store, place, { size: sizeOf(layer), hiddenSize, hasBias });
       return { shared: undefined, experts: [ffn] };
     }),
   };
 }
 
-function locateAttention(store: TensorStore, config: ModelConfig, prefix: string): AttentionRefs {
-  const { hiddenSize, headSize, hasQkvBias, hasOutputBias, qkNorm, gatesAttention } = config;
-  const querySize = config.numHeads * headSize;
-  const keySize = config.numKvHeads * headSize;
+function locateAttention(store: TensorStore, config: ModelConfig, layer: number): AttentionRefs {
+  const { keysOf = layer, keysAreValues } = layerConfig(config, layer);
+  const prefix = `model.layers.${layer}.self_attn`;
+  const keyPrefix = `model.layers.${keysOf}.self_attn`;
+  const { hiddenSize, hasQkvBias, hasOutputBias, qkNorm, gatesAttention } = config;
+  const { numHeads, numKvHeads, headSize } = layerHeads(config, layer);
+  const querySize = numHeads * headSize;
+  const keySize = numKvHeads * headSize;
   const linear = (name: string, outSize: number, inSize: number, hasBias: boolean): LinearRefs =>
     linearRefs(store, `${prefix}.${name}`, { outSize, inSize, hasBias });
+  const keys = (name: string): LinearRefs =>
+    linearRefs(store, `${keyPrefix}.${name}`, { outSize: keySize, inSize: hiddenSize, hasBias: hasQkvBias });
+  const key = keys("k_proj");
   const norm = (name: string, allHeads: number): TensorRef | undefined =>
-    qkNorm && tensorRef(store, `${prefix}.${name}.weight`, [qkNorm === "head" ? headSize : allHeads]);
+    qkNorm && tensorRef(store, `${name}.weight`, [qkNorm === "head" ? headSize : allHeads]);
   const gated = gatesAttention ? linear("q_proj", 2 * querySize, hiddenSize, hasQkvBias) : undefined;
   return {
     query: gated ? rowsOf(gated, headRows(config, 0)) : linear("q_proj", querySize, hiddenSize, hasQkvBias),
     gate: gated && rowsOf(gated, headRows(config, 1)),
-    key: linear("k_proj", keySize, hiddenSize, hasQkvBias),
-    value: linear("v_proj", keySize, hiddenSize, hasQkvBias),
+    key,
+    value: keysAreValues ? key : keys("v_proj"),
     output: linear("o_proj", hiddenSize, querySize, hasOutputBias),
     sinks: config.hasSinks ? sinksOf(store, `${prefix}.sinks`, config.numHeads) : undefined,
-    queryNorm: norm("q_norm", querySize),
-    keyNorm: norm("k_norm", keySize),
+    queryNorm: norm(`${prefix}.q_norm`, querySize),
+    keyNorm: norm(`${keyPrefix}.k_norm`, keySize),
   };
 }
 

@@ -17,6 +17,7 @@ export interface FeedForwardRefs {
 /** The tensors of a layer's attention, or of what mixes tokens in its place. */
 export interface AttentionRefs {
   readonly query: LinearRefs;
+  /** Products of keys and values: those of `LayerConfig.keysOf` in a layer that reads another one's. */
   readonly key: LinearRefs;
   readonly value: LinearRefs;
   readonly output: LinearRefs;
@@ -85,6 +86,20 @@ export interface LayerRefs {
   /** The whole FFN of an encoder's layer without a gate; `undefined` in other layers. */
   readonly plain?: PlainFeedForwardRefs | undefined;
   readonly ffnOutputNorm: NormRef | undefined;
+  /** Products behind the FFN that read the layer's inputs: `[layerInputSize, hiddenSize]` and back. @default none */
+  readonly input?: { readonly gate: LinearRefs; readonly output: LinearRefs; readonly outputNorm: NormRef } | undefined;
+  /** `[1]`: factor of the residual stream behind the layer. @default none */
+  readonly streamScale?: TensorRef | undefined;
+}
+
+/** The tensors of all layers' inputs. */
+export interface LayerInputsRefs {
+  /** `[vocabSize, numLayers * layerInputSize]`. */
+  readonly table: TensorRef;
+  /** `[numLayers * layerInputSize, hiddenSize]`. */
+  readonly projection: LinearRefs;
+  /** `[layerInputSize]`. */
+  readonly norm: TensorRef;
 }
 
 /** The tensors that encoders have besides. */
@@ -117,6 +132,8 @@ export interface ModelWeights {
    * these, `[1 or 2, hiddenSize]`; of one that gives embeddings, nothing reads it.
    */
   readonly head: TensorRef;
+  /** @default layers have no inputs of their own */
+  readonly layerInputs?: LayerInputsRefs | undefined;
   /** @default a decoder's weights */
   readonly encoder?: EncoderRefs | undefined;
   /** Layers from a state to an embedding (`EmbeddingConfig.dense`). @default none */
