@@ -1,9 +1,9 @@
 // Every family against PyTorch's numbers: test/fixtures/families, mixtures and hybrids, made with transformers in float32.
 
 import { readFileSync } from "node:fs";
-import { cp, readFile, writeFile } from "node:fs/promises";
+import { cp, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ReadMeEngine } from "@readme-moe/engine";
+import { ReadMeEngine, totalBytes, weightSizes } from "@readme-moe/engine";
 import { forContext, openModel, type Precision } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
@@ -89,6 +89,22 @@ describe.each(KINDS.flatMap(fixtureNames))("%s", (name) => {
       expect(largestDifference(actual.fullLogits, expected.fullLogits)).toBeLessThan(1e-4);
     }
   });
+});
+
+test("a table of layers' inputs is mapped from a packed file, in the bits of a GGUF file too", async () => {
+  const name = "layers/gemma4-sizes";
+  const path = join(await temporaryFolder(), "model.gguf");
+  await writeHybridGguf(fixture(name), path);
+  const cacheFolder = await temporaryFolder();
+  await using file = await runningModel(path, undefined, "file", cacheFolder);
+  const { input_ids: ids, last_logits: logits } = (golden(name) as Golden).cases[3]!;
+  // Keys and values have half precision.
+  expect(largestDifference((await promptLogits(file, ids)).fullLogits, logits)).toBeLessThan(0.01);
+  const packed = (await readdir(cacheFolder, { recursive: true })).filter((one) => one.endsWith("weights.bin"));
+  expect(packed).toHaveLength(1);
+  const table = file.model.weights.layerInputs!.table.shape.reduce((product, size) => product * size);
+  const sizes = totalBytes(weightSizes(file.model, "file"));
+  expect((await stat(join(cacheFolder, packed[0]!))).size - sizes).toBeGreaterThan(4 * table);
 });
 
 /** Finds a fixture, or a copy with the only scale of attention that Gemma's GGUF files can have. */

@@ -130,7 +130,8 @@ export class KernelRunner implements StepRunner {
     const sizes = { threads, maxRows, maxPositions, expertsFromByte: units?.fromByte };
     const stored = units && precision === "file" ? StoredUnits.of(description, choice) : undefined;
     // The blocks of a file are only put into another order, which takes less time than reading a second file.
-    const inMemory = precision === "file" && (!isStreamed || stored !== undefined);
+    // But a table of layers' inputs, half of a small model, needs no memory in a mapped file.
+    const inMemory = precision === "file" && (!isStreamed || stored !== undefined) && !model.config.layerInputSize;
     const cache = { key: naming, cacheFolder, modelPath: model.path, inMemory, onProgress, onCacheFailure };
     const { kernel, path } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     let file: UnitFile | undefined;

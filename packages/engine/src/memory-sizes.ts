@@ -154,20 +154,16 @@ function smallOf(layer: LayerDescription): readonly (PackedTensor | undefined)[]
   return [...norms, layer.mixture?.router, input?.gate, input?.output];
 }
 
-/** Sums the sizes of the packed file's tensors by part, with padding to whole panels. */
+/**
+ * Sums the sizes of the packed file's tensors by part, with padding to whole panels. The table of layers' inputs, of
+ * which a token reads a row of the mapped file, is left out.
+ */
 export function weightSizes(model: Source, precision: Precision): WeightSizes {
   const { embedding, head, finalNorm, layers, encoder, layerInputs } = describeModel(model, precision, NOT_READ);
   const sumOf = (size: (layer: LayerDescription) => number): number =>
     layers.reduce((sum, layer) => sum + size(layer), 0);
   return {
-    embeddings: sizeOf(
-      embedding,
-      layerInputs?.table,
-      layerInputs?.projection,
-      encoder?.positions,
-      encoder?.segments,
-      encoder?.distances,
-    ),
+    embeddings: sizeOf(embedding, layerInputs?.projection, encoder?.positions, encoder?.segments, encoder?.distances),
     head: head === embedding ? 0 : sizeOf(head),
     attention: sumOf((layer) => sizeOf(...mixingOf(layer))),
     small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...smallOf(layer))),

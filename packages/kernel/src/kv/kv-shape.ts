@@ -162,8 +162,8 @@ export function kvPageBytes(shape: KvShape, precision: KvPrecision): number {
 }
 
 /** Lists the heads of the layers that keep keys and values. */
-function headsOf({ numLayers, numKvHeads, headSize, layers, encoder }: KvShape): readonly KvHeads[] {
-  const all: readonly KvLayer[] = layers ?? Array.from({ length: numLayers }, () => ({}));
+function headsOf({ numLayers, numKvHeads, headSize, layers = [], encoder }: KvShape): readonly KvHeads[] {
+  const all = Array.from({ length: numLayers }, (_, layer): KvLayer => layers[layer] ?? {});
   const own = { numKvHeads, headSize };
   if (encoder) return [own];
   return all.filter(({ isRecurrent, keysOf }) => !isRecurrent && keysOf === undefined).map(({ heads }) => heads ?? own);
