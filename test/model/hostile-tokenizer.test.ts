@@ -131,3 +131,9 @@ it("added tokens that are too long or too many are refused", () => {
   const many = Array.from({ length: 600 }, (_, index) => added(`${index} `.repeat(300).slice(0, 1024), index));
   expectRefused({ added_tokens: many }, "the added tokens have too many characters");
 });
+
+it("a fault that quotes a long part of the file is cut in its message", () => {
+  const post_processor = { type: "TemplateProcessing", single: ["ab ".repeat(2000)], pair: [], special_tokens: {} };
+  const error = expectThrownReadMeError(() => tokenizer({ post_processor }), "ERR_MODEL_UNSUPPORTED", "hostile.json");
+  expect(error.message.length).toBeLessThan(400);
+});

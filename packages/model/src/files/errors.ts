@@ -4,7 +4,12 @@ const MAX_QUOTED_LENGTH = 200;
 
 /** Quotes a name from a file for a message: escaped, and cut, since a hostile one can be as long as its file. */
 export function quoted(name: string): string {
-  return JSON.stringify(name.length > MAX_QUOTED_LENGTH ? `${name.slice(0, MAX_QUOTED_LENGTH)}…` : name);
+  return JSON.stringify(cut(name));
+}
+
+/** Cuts a text that may be as long as a file. */
+export function cut(text: string): string {
+  return text.length > MAX_QUOTED_LENGTH ? `${text.slice(0, MAX_QUOTED_LENGTH)}…` : text;
 }
 
 export function corrupt(path: string, message: string, options?: ErrorOptions): ReadMeError {

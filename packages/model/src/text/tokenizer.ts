@@ -1,5 +1,5 @@
 import { describeValue, messageOf, ReadMeError } from "@readme-moe/core";
-import { unsupported } from "../files/errors.ts";
+import { cut, unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/read-file.ts";
 import { joinIds, TokenIds } from "./bpe-model.ts";
 import { finish } from "./pausing.ts";
@@ -266,7 +266,7 @@ function build<Built>(path: string, make: () => Built): Built {
     return make();
   } catch (cause) {
     if (cause instanceof ReadMeError) throw cause;
-    throw unsupported(path, `the tokenizer cannot be built (${messageOf(cause)})`, { cause });
+    throw unsupported(path, `the tokenizer cannot be built (${cut(messageOf(cause))})`, { cause });
   }
 }
 
