@@ -161,7 +161,8 @@ describe.each(SEVERAL)("%s", (name) => {
       }
       const { draftedTokens, acceptedDraftTokens, cachedTokens, preemptions } = await engine.stats();
       expect(acceptedDraftTokens).toBeGreaterThan(40);
-      expect(acceptedDraftTokens).toBeLessThan(draftedTokens);
+      // The other models repeat themselves, so that all drafts from text may be right.
+      if (hasStates) expect(acceptedDraftTokens).toBeLessThan(draftedTokens);
       if (options === little) expect(preemptions).toBeGreaterThan(0);
       // A state is not kept where drafts of others take all that there are.
       else if (hasStates) expect(cachedTokens).toBeGreaterThan(0.9 * prompts);
