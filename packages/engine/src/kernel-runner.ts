@@ -44,7 +44,7 @@ export interface KernelRunnerOptions
     Pick<EngineOptions, "cacheFolder" | "threads" | "expertCacheBytes" | "loraPrecision" | "kvPrecision"> {
   /** An engine's default is int8; a runner alone compares models. @default "fp32", or "int8" with `expertCacheBytes` */
   readonly precision?: Precision | undefined;
-  /** Most tokens of a call, if that is more than the runner's own. Calls with more are split, which changes no bit. */
+  /** Most tokens of a call of a mixture whose experts are streamed, if that is more than the runner's own. */
   readonly maxRows?: number | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
   /** Called once, with the reason, if weights cannot be cached and stay in memory. */
@@ -53,7 +53,10 @@ export interface KernelRunnerOptions
 
 // Changes when other weights are packed for the same model.
 const VERSION = 7;
-/** Largest number of tokens in one call of the kernel, unless the options or texts of encoders need more. */
+/**
+ * Largest number of tokens in one call of the kernel, unless the options or texts of encoders need more. Steps with
+ * more are split, which changes no bit.
+ */
 const MAX_ROWS = 512;
 
 /** Numbers that a runner computes with, and experts that are not packed with the model, or not in memory. */
@@ -126,7 +129,8 @@ export class KernelRunner implements StepRunner {
     naming.catch(() => undefined);
     const units = isStreamed ? expertUnits(description) : undefined;
     const { contextTokens: maxPositions, encoder } = model.config;
-    const maxRows = Math.max(MAX_ROWS, options.maxRows ?? 0, encoder ? maxPositions : 0);
+    const together = isStreamed && mixtureConfig ? (options.maxRows ?? 0) : 0;
+    const maxRows = Math.max(MAX_ROWS, together, encoder ? maxPositions : 0);
     const sizes = { threads, maxRows, maxPositions, expertsFromByte: units?.fromByte };
     const stored = units && precision === "file" ? StoredUnits.of(description, choice) : undefined;
     // The blocks of a file are only put into another order, which takes less time than reading a second file.

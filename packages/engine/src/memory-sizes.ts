@@ -49,7 +49,7 @@ export function optionsFor(
   expertBytes: number,
 ): SizedOptions {
   const missingShare = mixture ? Math.max(0, 1 - (options.expertCacheBytes ?? Infinity) / expertBytes) : 0;
-  const together = Math.max(STEP_TOKENS, Math.min(1, 2 * missingShare) * MOST_STEP_TOKENS);
+  const together = Math.max(STEP_TOKENS, Math.floor(Math.min(1, 2 * missingShare) * MOST_STEP_TOKENS));
   const step = options.maxNumBatchedTokens ?? Math.max(together, options.chunkTokens);
   if (!encoder) {
     const chunks = missingShare > 0 ? Math.floor(step / options.chunkTokens) : 1;

@@ -145,6 +145,7 @@ export class RoutedExperts {
   async step(pages: KernelPages, request: Int32Array, results: StepResults, rows: MixtureRows): Promise<void> {
     const kernel = this.#kernel;
     const all = Array.from(rows.sequences.keys());
+    const rowsAt = (layer: number): readonly number[] => (layer === this.#numLayers - 1 ? rows.wanted : all);
     this.#forecast?.beginStep(rows.sequences);
     const startMs = this.#now();
     kernel.beginStep(pages, request, results);
@@ -154,9 +155,10 @@ export class RoutedExperts {
         kernel.runLayers(layer, layer + 1);
         continue;
       }
-      const last = this.#numLayers - 1;
-      this.#usesAll = this.#useAll(this.#layers[unitLayer + 1] === last ? rows.wanted : all);
-      units += await this.#runLayer(layer, unitLayer++, layer === last ? rows.wanted : all);
+      // Nothing is known of the rows of the next step.
+      const next = this.#layers[unitLayer + 1];
+      this.#usesAll = next !== undefined && this.#useAll(rowsAt(next));
+      units += await this.#runLayer(layer, unitLayer++, rowsAt(layer));
     }
     kernel.endStep();
     if (!this.#useAll(all)) this.#trial &&= observeTrialStep(this.#trial, { ms: this.#now() - startMs, units });

@@ -5,11 +5,11 @@ import {
   type KeptState,
   type KeptTokens,
   kvBytesPerToken,
-  kvPageBytes,
   type KvMemoryOptions,
   type KvPrecision,
   type KvShape,
   type KvSlot,
+  paddedBytesPerToken,
   stateBytes,
 } from "./kv-shape.ts";
 import { STATES_OF_SLOT } from "./state-pool.ts";
@@ -45,7 +45,7 @@ export class KernelKv extends PagePool {
   constructor(kernel: Kernel, { shape, precision, ...options }: KernelKvOptions) {
     const bytesPerToken = kvBytesPerToken(shape, precision);
     super({ ...options, bytesPerToken, states: statesOf(stateBytes(shape), options) });
-    this.pageBytes = kvPageBytes(shape, precision);
+    this.pageBytes = paddedBytesPerToken(shape, precision) * KV_PAGE_TOKENS;
     this.#kernel = kernel;
     this.pages = kernel.openPages(this.numPages, precision, this.states.numStates);
   }

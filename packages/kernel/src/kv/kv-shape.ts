@@ -148,17 +148,20 @@ export const KV_PRECISIONS: readonly KvPrecision[] = ["fp32", "fp16", "int8"];
 
 /** Returns the size of one token's keys and values in all layers, in bytes. */
 export function kvBytesPerToken(shape: KvShape, precision: KvPrecision = "fp32"): number {
-  return headsOf(shape).reduce((sum, { numKvHeads, headSize }) => {
+  return bytesOf(headsOf(shape), precision);
+}
+
+/** Returns the same as the kernel lays it out, which pads heads to whole vectors. */
+export function paddedBytesPerToken(shape: KvShape, precision: KvPrecision): number {
+  const padded = headsOf(shape).map((heads) => ({ ...heads, headSize: 16 * Math.ceil(heads.headSize / 16) }));
+  return bytesOf(padded, precision);
+}
+
+function bytesOf(layers: readonly KvHeads[], precision: KvPrecision): number {
+  return layers.reduce((sum, { numKvHeads, headSize }) => {
     const headBytes = { fp32: 4 * headSize, fp16: 2 * headSize, int8: headSize + 4 }[precision];
     return sum + 2 * numKvHeads * headBytes;
   }, 0);
-}
-
-/** Returns the size of a page of 16 positions as the kernel lays it out, which pads heads to whole vectors. */
-export function kvPageBytes(shape: KvShape, precision: KvPrecision): number {
-  const padded = headsOf(shape).map((heads) => ({ ...heads, headSize: 16 * Math.ceil(heads.headSize / 16) }));
-  const layers = padded.map((heads) => ({ heads }));
-  return 16 * kvBytesPerToken({ ...shape, encoder: undefined, numLayers: layers.length, layers }, precision);
 }
 
 /** Lists the heads of the layers that keep keys and values. */

@@ -118,7 +118,7 @@ export interface Family {
   readonly hasCaps?: boolean;
   /** Whether embeddings are multiplied by √hiddenSize. @default false */
   readonly scalesEmbeddings?: boolean;
-  /** Config field whose inverse square root is the factor of attention scores, or that root. @default the head size */
+  /** Number whose inverse square root is the factor of scores, or its config field. @default the head size */
   readonly attentionScalar?: string | number;
   /**
    * Config fields with factors; each is 1 when absent.

@@ -63,10 +63,8 @@ export interface ModelConfig {
   readonly hasSinks?: boolean | undefined;
   /** Whether sigmoids of a further product multiply attention's outputs. @default false */
   readonly gatesAttention?: boolean | undefined;
-  /** Whether heads of values are normed, without scales. @default false */
+  /** Whether heads of values are normed, without scales, and layers have a factor of the stream. @default false */
   readonly normsValues?: boolean | undefined;
-  /** Whether layers have a factor of the residual stream behind them. @default false */
-  readonly scalesStream?: boolean | undefined;
   /** Numbers that each layer has for a token beside the residual stream (Gemma 4's embeddings by layer); 0 for none. */
   readonly layerInputSize?: number | undefined;
   readonly numLayers: number;

@@ -86,7 +86,6 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     gatesAttention: family.gatesAttention,
     hasSinks: family.hasSinks,
     normsValues: family.normsValues,
-    scalesStream: family.normsValues,
     layerInputSize: family.layerInputs === undefined ? undefined : parseLayerInputs(fields, family.layerInputs),
     numLayers,
     numHeads,

@@ -19,11 +19,11 @@ export function locateLayerInputs(store: TensorStore, config: ModelConfig): Laye
 /** Finds what a layer makes of its inputs, and its factor of the stream. */
 export function locateInput(
   store: TensorStore,
-  { layerInputSize = 0, hiddenSize, scalesStream }: ModelConfig,
+  { layerInputSize = 0, hiddenSize, normsValues }: ModelConfig,
   layer: number,
 ): Pick<LayerRefs, "input" | "streamScale"> {
   const prefix = `model.layers.${layer}.`;
-  const streamScale = scalesStream ? scaleOf(store, `${prefix}layer_scalar`) : undefined;
+  const streamScale = normsValues ? scaleOf(store, `${prefix}layer_scalar`) : undefined;
   if (layerInputSize === 0) return { streamScale };
   const [gate, output] = [`${prefix}per_layer_input_gate`, `${prefix}per_layer_projection`];
   return {
