@@ -560,6 +560,45 @@ static napi_value read_states(napi_env env, napi_callback_info info) {
   return error ? throw_range(env, error) : NULL;
 }
 
+/** tap(kernel, Int32Array): see `kernel_tap`. */
+static napi_value tap(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  void *layers;
+  size_t count;
+  if (!arguments(env, info, 2, values) || !elements(env, values[1], napi_int32_array, &layers, &count))
+    return throw_range(env, "Expected a kernel and layers");
+  Opened *opened = opened_of(env, values[0]);
+  if (!opened) return NULL;
+  end_begun(env, opened);
+  const char *error = kernel_tap(opened->kernel, layers, count);
+  return error ? throw_range(env, error) : NULL;
+}
+
+/** readEmbeddings(kernel, Int32Array, Float32Array): see `kernel_read_embeddings`. */
+static napi_value read_embeddings(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  void *tokens, *rows;
+  size_t count, length;
+  if (!arguments(env, info, 3, values) || !elements(env, values[1], napi_int32_array, &tokens, &count) ||
+      !elements(env, values[2], napi_float32_array, &rows, &length))
+    return throw_range(env, "Expected a kernel, tokens and room for rows");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened ? kernel_read_embeddings(opened->kernel, tokens, count, rows, length) : NULL;
+  return error ? throw_range(env, error) : NULL;
+}
+
+/** readTaps(kernel, Float32Array): see `kernel_read_taps`. */
+static napi_value read_taps(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  void *rows;
+  size_t length;
+  if (!arguments(env, info, 2, values) || !elements(env, values[1], napi_float32_array, &rows, &length))
+    return throw_range(env, "Expected a kernel and room for rows");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened ? kernel_read_taps(opened->kernel, rows, length) : NULL;
+  return error ? throw_range(env, error) : NULL;
+}
+
 /** place(kernel, layer, expert, Uint8Array): see `kernel_place`. An empty array removes the weights. */
 static napi_value place(napi_env env, napi_callback_info info) {
   napi_value values[4];
@@ -644,6 +683,7 @@ NAPI_MODULE_INIT() {
       {"readPage", read_page}, {"writePage", write_page},
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"routeLayer", route_layer},
       {"feedLayer", feed_layer}, {"end", end}, {"writeStream", write_stream}, {"readStates", read_states},
+      {"tap", tap}, {"readTaps", read_taps}, {"readEmbeddings", read_embeddings},
       {"place", place}, {"placeLora", place_lora}, {"readLogits", read_logits}, {"close", close_kernel},
       {"returnFreeMemory", return_free_memory}, {"keepFreeMemory", keep_free_memory},
       {"newWeights", new_weights}, {"writeWeights", write_weights}, {"packRows", pack_rows},

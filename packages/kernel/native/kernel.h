@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 8 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 9 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -40,6 +40,12 @@ typedef struct {
    */
   int32_t layerTable, layerProjection, layerInputNorm, layerInputSize;
   float layerTableScale;
+  /**
+   * Norm of a token's embedding, whose results stand in front of the normed stream in the inputs of the first layer's
+   * attention, which are `2 * hiddenSize` then, a multiple of 128. A product of what `kernel_write_stream` takes, whose
+   * outputs are the stream. -1 for none (draft heads).
+   */
+  int32_t tokenNorm, fusion;
 } ModelDescription;
 
 /**
@@ -276,7 +282,9 @@ const char *kernel_feed(Kernel *kernel, int32_t layer);
 /** Computes the results of a step whose layers have all run. @returns NULL, or the missing part */
 const char *kernel_end(Kernel *kernel);
 /**
- * Sets the rows of the stream `[numRows][hiddenSize]` that a step begins with in place of its tokens' embeddings.
+ * Sets the rows of the stream `[numRows][hiddenSize]` that a step begins with in place of its tokens' embeddings; or, of
+ * a model with a fusion, the inputs `[numRows][numIn]` of that product. Each row stands behind an embedding
+ * `[hiddenSize]` in a model with a norm of these.
  * @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length);
@@ -287,6 +295,15 @@ const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length
  * @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_read_states(const Kernel *kernel, States states, float *rows, size_t length);
+/**
+ * Names layers, in rising order from 1 on, in front of which later steps keep all rows of the stream. Once for a kernel.
+ * @returns NULL, or the part of the arguments that does not fit
+ */
+const char *kernel_tap(Kernel *kernel, const int32_t *layers, size_t count);
+/** Reads embeddings `[count][hiddenSize]` of tokens, with the model's factor. @returns NULL, or the part that does not fit */
+const char *kernel_read_embeddings(const Kernel *kernel, const int32_t *tokens, size_t count, float *rows, size_t length);
+/** Copies the last step's rows of these layers, `[numRows][layers][hiddenSize]`. @returns as `kernel_read_states` */
+const char *kernel_read_taps(const Kernel *kernel, float *rows, size_t length);
 /**
  * Sets the weights of one layer of one expert: its range of the file, anywhere in memory at a multiple of 64 bytes.
  * @param unit - NULL removes the weights @returns NULL, or the part of the arguments that does not fit

@@ -10,7 +10,7 @@ void place_inputs(Kernel *kernel) {
   for (int l = 0; l < kernel->model.numLayers; l++) {
     Layer *layer = &kernel->layers[l];
     layer->attentionSquares = kernel->numInputs;
-    layer->attendedSquares = layer->attentionSquares + hidden;
+    layer->attendedSquares = layer->attentionSquares + (size_t)layer->mixedSize;
     layer->ffnSquares = layer->attendedSquares + (size_t)layer->attentionOutput->numIn;
     layer->gatedSquares = layer->ffnSquares + hidden;
     layer->expertSquares = layer->gatedSquares + (layer->down ? (size_t)layer->down->numIn : 0);
@@ -62,14 +62,21 @@ void observe_experts(Kernel *kernel, Member *member, const Feed *feed) {
 }
 
 const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length) {
-  size_t hidden = (size_t)kernel->model.hiddenSize, width = (size_t)kernel->hiddenWidth;
+  size_t hidden = (size_t)kernel->model.hiddenSize, ahead = kernel->tokenNorm.scales ? hidden : 0;
   if (!kernel->step || kernel->toLayer > 0 || kernel->isRouted) return "a step that has just begun";
-  if (length != (size_t)kernel->step->numRows * hidden) return "rows of the stream";
-  for (size_t row = 0; row < (size_t)kernel->step->numRows; row++) {
-    memcpy(kernel->stream + row * width, rows + row * hidden, hidden * 4);
-    memset(kernel->stream + row * width + hidden, 0, (width - hidden) * 4);
+  size_t numRows = (size_t)kernel->step->numRows, numFused = kernel->fusion ? (size_t)kernel->fusion->numIn : 0;
+  int isFused = numFused > 0 && length == numRows * (ahead + numFused);
+  if (!isFused && length != numRows * (ahead + hidden)) return "rows of the stream";
+  size_t width = isFused ? (size_t)kernel->fused.width : (size_t)kernel->hiddenWidth, size = isFused ? numFused : hidden;
+  float *into = isFused ? kernel->fused.floats : kernel->stream;
+  for (size_t row = 0; row < numRows; row++) {
+    const float *from = rows + row * (ahead + size);
+    if (ahead > 0) memcpy(kernel->tokenRows + row * hidden, from, hidden * 4);
+    memcpy(into + row * width, from + ahead, size * 4);
+    memset(into + row * width + size, 0, (width - size) * 4);
   }
   kernel->hasStream = 1;
+  kernel->hasFused = isFused;
   return NULL;
 }
 
@@ -87,5 +94,12 @@ const char *kernel_read_states(const Kernel *kernel, States states, float *rows,
     size_t row = (size_t)(isLast ? kernel->active[groups->rows[place]] : groups->rows[place]);
     memcpy(rows + row * width, from + (states == STATES_STREAM ? row : (size_t)place) * stride, width * 4);
   }
+  return NULL;
+}
+
+const char *kernel_read_taps(const Kernel *kernel, float *rows, size_t length) {
+  if (!kernel->taps || kernel->toLayer < kernel->lastTap || kernel->toLayer == 0 || kernel->isRouted) return "layers that have run";
+  if (length != (size_t)kernel->begun.numRows * (size_t)kernel->numTaps * (size_t)kernel->model.hiddenSize) return "room for the rows";
+  memcpy(rows, kernel->taps, length * 4);
   return NULL;
 }

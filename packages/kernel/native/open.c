@@ -50,7 +50,7 @@ static int read_mixture(Reader *reader, const Kernel *kernel, const LayerDescrip
 /** Reads what a recurrence has in place of angles and a window, and what attention may have as well. */
 static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
   const LayerDescription *d = &layer->description;
-  const int32_t hidden = kernel->model.hiddenSize, isRecurrent = d->mixing > MIX_CONVOLUTION, size = d->numHeads * d->valueSize;
+  const int32_t hidden = layer->mixedSize, isRecurrent = d->mixing > MIX_CONVOLUTION, size = d->numHeads * d->valueSize;
   layer->outputGate = weights_at(reader, kernel, d->outputGate, size, hidden, isRecurrent);
   layer->strength = weights_at(reader, kernel, d->strength, d->numHeads, hidden, d->mixing == MIX_DELTA);
   layer->decay = weights_at(reader, kernel, d->decay, d->numHeads, hidden, isRecurrent);
@@ -63,7 +63,7 @@ static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
   layer->decayColumn = layer->strengthColumn + (layer->strength ? layer->strength->numPanels * PANEL : 0);
   if (d->mixing == MIX_ATTENTION) return d->strength != -1 || d->decay != -1 ? fail(reader, "a layer's gates") : 1;
   if (d->numTaps < 1 || d->numTaps > MOST_TAPS || kernel->model.isEncoder) return fail(reader, "a recurrence");
-  if (d->mixing == MIX_CONVOLUTION && (size != hidden || d->numKvHeads * d->headSize != size || layer->outputGate)) return fail(reader, "a convolution's sizes");
+  if (d->mixing == MIX_CONVOLUTION && (size != kernel->model.hiddenSize || d->numKvHeads * d->headSize != size || layer->outputGate)) return fail(reader, "a convolution's sizes");
   layer->convolvedWidth = d->mixing == MIX_CONVOLUTION ? layer->query->numPanels * PANEL : column;
   layer->convolution = table_at(reader, kernel, d->convolution, layer->convolvedWidth);
   if (reader->error) return 0;
@@ -120,6 +120,8 @@ static int check_layer(Reader *reader, Kernel *kernel, const LayerDescription *d
 
 static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d, Layer *layer) {
   const int32_t hidden = kernel->model.hiddenSize, hasKeys = d->keysOf == -1, inputSize = kernel->model.layerInputSize, hasInputs = d->inputGate != -1;
+  // Behind a token's embedding, in the first layer of a draft head.
+  const int32_t mixedSize = layer == kernel->layers && kernel->tokenNorm.scales ? 2 * hidden : hidden;
   if (!check_layer(reader, kernel, d) || !check_shared_keys(reader, kernel, d, (int32_t)(layer - kernel->layers))) return 0;
   if (hasInputs && inputSize == 0) return fail(reader, "inputs of layers");
   int32_t numExperts = d->router == -1 ? kernel->model.numExperts : d->numRouted;
@@ -130,6 +132,7 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
   int32_t valueSize = d->mixing == MIX_ATTENTION ? keySize : d->numHeads * d->valueSize, ffnSize = up ? up->numOut : 0;
   *layer = (Layer){
       .description = *d,
+      .mixedSize = mixedSize,
       .attentionNorm = norm_at(reader, kernel, d->attentionNorm, hidden),
       .queryNorm = norm_at(reader, kernel, d->queryNorm, d->normsAllHeads ? querySize : d->headSize),
       .keyNorm = norm_at(reader, kernel, d->keyNorm, d->normsAllHeads ? keySize : d->headSize),
@@ -137,9 +140,9 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .attentionOutputNorm = norm_at(reader, kernel, d->attentionOutputNorm, hidden),
       .ffnNorm = norm_at(reader, kernel, d->ffnNorm, hidden),
       .ffnOutputNorm = norm_at(reader, kernel, d->ffnOutputNorm, hidden),
-      .query = weights_at(reader, kernel, d->query, querySize, hidden, 1),
-      .key = weights_at(reader, kernel, d->key, keySize, hidden, hasKeys),
-      .value = weights_at(reader, kernel, d->value, valueSize, hidden, hasKeys),
+      .query = weights_at(reader, kernel, d->query, querySize, mixedSize, 1),
+      .key = weights_at(reader, kernel, d->key, keySize, mixedSize, hasKeys),
+      .value = weights_at(reader, kernel, d->value, valueSize, mixedSize, hasKeys),
       .inputGate = weights_at(reader, kernel, d->inputGate, inputSize, hidden, 0),
       .inputOutput = weights_at(reader, kernel, d->inputOutput, hidden, inputSize, hasInputs),
       .inputOutputNorm = norm_at(reader, kernel, d->inputOutputNorm, hidden),
@@ -272,8 +275,9 @@ static int allocate_buffers(Kernel *kernel) {
          (kernel->routed = allocate_block(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
          (kernel->projected = allocate_block(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
          allocate_recurrences(kernel) && (kernel->queries = allocate_block(kernel, rows * (size_t)queriesWidth, 4)) &&
-         allocate_rows(kernel, &kernel->normed, inputs, kernel->model.hiddenSize) &&
-         allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
+         allocate_rows(kernel, &kernel->normed, inputs, kernel->tokenNorm.scales ? 2 * kernel->model.hiddenSize : kernel->model.hiddenSize) &&
+         (!kernel->tokenNorm.scales || (kernel->tokenRows = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4))) &&
+         (!kernel->fusion || allocate_rows(kernel, &kernel->fused, rows, kernel->fusion->numIn)) && allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
          (kernel->active = allocate_block(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all, rows) &&
          allocate_groups(kernel, &kernel->wanted, rows) && allocate_loras(kernel) && allocate_mixtures(kernel) &&
          (!options->streamsExperts || (kernel->filed = allocate_block(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&
@@ -323,6 +327,18 @@ static int read_inputs(Reader *reader, Kernel *kernel) {
   return 1;
 }
 
+/** Reads what a draft head has in front of its first layer. */
+static int read_fusion(Reader *reader, Kernel *kernel) {
+  const ModelDescription *model = &kernel->model;
+  kernel->tokenNorm = norm_at(reader, kernel, model->tokenNorm, model->hiddenSize);
+  kernel->fusion = tensor_at(reader, kernel, model->fusion, 0);
+  if (reader->error) return 0;
+  if (kernel->tokenNorm.scales && (model->hiddenSize % PANEL != 0 || model->isEncoder)) return fail(reader, "the size of a draft head");
+  if (!kernel->fusion) return 1;
+  kernel->fusion = weights_at(reader, kernel, model->fusion, model->hiddenSize, kernel->fusion->numIn, 1);
+  return reader->error == NULL && (kernel->fusion->numIn > model->hiddenSize || fail(reader, "a fusion's inputs"));
+}
+
 static int read_model(Reader *reader, Kernel *kernel) {
   const ModelDescription *model = &kernel->model;
   size_t layersAt = sizeof(ModelDescription), tensorsAt = layersAt + (size_t)model->numLayers * sizeof(LayerDescription);
@@ -336,7 +352,7 @@ static int read_model(Reader *reader, Kernel *kernel) {
     memcpy(&tensor, reader->file + tensorsAt + (size_t)i * sizeof tensor, sizeof tensor);
     if (!read_tensor(reader, &tensor, &kernel->tensors[i])) return 0;
   }
-  if (!read_inputs(reader, kernel)) return 0;
+  if (!read_inputs(reader, kernel) || !read_fusion(reader, kernel)) return 0;
   for (int i = 0; i < model->numLayers; i++) {
     LayerDescription layer;
     memcpy(&layer, reader->file + layersAt + (size_t)i * sizeof layer, sizeof layer);
@@ -407,6 +423,22 @@ const char *kernel_set_rotary(Kernel *kernel, int32_t set, int32_t position, con
   size_t size = (size_t)rotary->size;
   if (position < 0 || length % size != 0 || (size_t)position + length / size > (size_t)kernel->options.maxPositions) return "a position";
   memcpy(rotary->angles + (size_t)position * size, angles, length * 4);
+  return NULL;
+}
+
+const char *kernel_tap(Kernel *kernel, const int32_t *layers, size_t count) {
+  if (kernel->taps) return "layers once";
+  if (count == 0 || count >= (size_t)kernel->model.numLayers) return "some of the layers";
+  for (size_t i = 0; i < count; i++)
+    if (layers[i] <= (i == 0 ? 0 : layers[i - 1]) || layers[i] >= kernel->model.numLayers) return "layers in rising order";
+  kernel->taps = allocate_block(kernel, (uint64_t)kernel->options.maxRows * count * (size_t)kernel->model.hiddenSize, 4);
+  if (!kernel->taps) return "memory";
+  for (size_t i = 0; i < count; i++) kernel->layers[layers[i]].tap = (int32_t)i + 1;
+  kernel->numTaps = (int32_t)count;
+  kernel->lastTap = layers[count - 1] + 1;
+  // No step that ran before kept them, and none that has begun.
+  kernel->toLayer = 0;
+  kernel->step = NULL;
   return NULL;
 }
 

@@ -21,6 +21,8 @@ typedef struct {
   Norm attentionNorm, queryNorm, keyNorm, valueNorm, attentionOutputNorm, ffnNorm, ffnOutputNorm, outputNorm, inputOutputNorm;
   /** Factors of the stream behind the layer; NULL for none. */
   const float *streamScale;
+  /** Number of inputs of attention; place among the layers whose stream is kept, from 1 on, or 0. */
+  int32_t mixedSize, tap;
   const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
   /** See `LayerDescription`; NULL for none. */
   const Tensor *inputGate, *inputOutput;
@@ -104,6 +106,14 @@ struct Kernel {
   Norm layerInputNorm;
   int32_t layerInputsWidth;
   float *layerInputs;
+  /** See `ModelDescription`; NULL for none. Rows of embeddings `[maxRows][hiddenSize]`, and inputs of the fusion. */
+  Norm tokenNorm;
+  const Tensor *fusion;
+  float *tokenRows;
+  Rows fused;
+  /** Rows of the stream in front of some layers, `[maxRows][numTaps][hiddenSize]`; the last of these layers. */
+  float *taps;
+  int32_t numTaps, lastTap;
   /** `[maxRows][hiddenWidth]`: the residual stream; outputs of a block; outputs of experts beside a shared part. */
   float *stream, *update, *routed;
   /** Queries, keys, values, gates, strengths and decays, `[maxRows][projectedWidth]`. */
@@ -178,8 +188,8 @@ struct Kernel {
   LayerPart part;
   /** Whether the experts of the next layer are chosen. */
   int32_t isRouted;
-  /** Whether the step began with rows of the stream, not with tokens. */
-  int32_t hasStream;
+  /** Whether the step began with rows of the stream, or of its fusion's inputs, not with tokens. */
+  int32_t hasStream, hasFused;
   /** Whether the step's results are computed after these layers. */
   int32_t computesResults;
 };

@@ -28,6 +28,17 @@ static void begin_row(Kernel *kernel, Cursor *at, int row) {
   look_up(kernel, kernel->step->tokens[row], at->sequence[1] + row - at->firstRow, kernel->stream + (size_t)row * kernel->hiddenWidth);
 }
 
+/** Computes the stream from the rows that a fusion takes. */
+static void fuse_rows(Kernel *kernel, Member *member) {
+  const int32_t numRows = kernel->step->numRows, end = kernel->fused.width;
+  EACH_ROW(member, row, numRows) {
+    if (kernel->rounds) kernel->loops->round_row(&kernel->fused, row, 0, end);
+  }
+  team_next_phase(member);
+  multiply(kernel, member, &(LoraRows){.numRows = numRows}, &kernel->fusion, 1, &kernel->fused, kernel->stream, kernel->hiddenWidth);
+  team_next_phase(member);
+}
+
 /** Computes the inputs of all layers, of all rows. */
 static void project_inputs(Kernel *kernel, Member *member) {
   const int32_t numRows = kernel->step->numRows;
@@ -69,6 +80,12 @@ static void feed_inputs(Kernel *kernel, int index, Member *member) {
   team_next_phase(member);
 }
 
+/** Keeps a row of the stream in front of a layer. */
+static void keep_tap(Kernel *kernel, int row, int place) {
+  const size_t size = (size_t)kernel->model.hiddenSize;
+  memcpy(kernel->taps + ((size_t)row * (size_t)kernel->numTaps + (size_t)place) * size, kernel->stream + (size_t)row * (size_t)kernel->hiddenWidth, size * 4);
+}
+
 /** Runs a layer up to the inputs of its FFN. */
 static void attend_layer(Kernel *kernel, int index, Member *member) {
   const Layer *layer = &kernel->layers[index], *before = index > 0 ? layer - 1 : NULL;
@@ -76,17 +93,20 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   const Groups *groups = rows_fed(kernel, index);
   int numRows = groups->numRows, firstProduct = index * LORA_PRODUCTS, normsStream = layer->description.normsStream;
   Cursor at = {kernel->step->sequences, 0};
+  if (!before && kernel->hasFused) fuse_rows(kernel, member);
   if (!before && kernel->layerTable) project_inputs(kernel, member);
   EACH_ROW(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
     if (before) end_layer(kernel, before, row, place);
     else if (!kernel->hasStream && !kernel->layerTable) begin_row(kernel, &at, row);
-    norm_row(kernel, row, row, layer->attentionNorm, normsStream & NORMS_AT_ATTENTION);
+    if (layer->tap > 0) keep_tap(kernel, row, layer->tap - 1);
+    if (!before && kernel->tokenNorm.scales) norm_with_token(kernel, row, layer->attentionNorm);
+    else norm_row(kernel, row, row, layer->attentionNorm, normsStream & NORMS_AT_ATTENTION);
   }
   team_next_phase(member);
-  observe(kernel, member, &kernel->normed, 0, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
+  observe(kernel, member, &kernel->normed, 0, kernel->step->numRows, layer->mixedSize, layer->attentionSquares);
   LoraRows loraRows = {kernel->step->numRows, kernel->rowLoras, firstProduct + LORA_QUERY, 3, 0};
-  loraRows = lower_rows(kernel, member, loraRows, &kernel->normed, kernel->model.hiddenSize);
+  loraRows = lower_rows(kernel, member, loraRows, &kernel->normed, layer->mixedSize);
   const Tensor *products[MIXED_PRODUCTS];
   multiply(kernel, member, &loraRows, products, mixed_products(layer, products), &kernel->normed, kernel->projected, kernel->projectedWidth);
   team_next_phase(member);
@@ -239,7 +259,7 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
   kernel->step = &kernel->begun;
   kernel->toLayer = 0;
   kernel->isRouted = 0;
-  kernel->hasStream = 0;
+  kernel->hasStream = kernel->hasFused = 0;
   kernel->numActive = 0;
   kernel->firstKept = (step->numWanted - 1) / LOGIT_ROWS * LOGIT_ROWS;
   kernel->endKept = kernel->head ? step->numWanted : kernel->firstKept;

@@ -65,11 +65,10 @@ static void read_embedding(const Tensor *t, int32_t token, int from, int count, 
   }
 }
 
-void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out) {
+/** Reads what `look_up` does, without padding. */
+static void look_up_row(const Kernel *kernel, int32_t token, int32_t position, float *out) {
   int32_t word = token % kernel->model.vocabSize, segment = token / kernel->model.vocabSize, size = kernel->embedding->numIn;
   float values[GROUP];
-  // Padding is NaN behind a row of NaN.
-  memset(out + size, 0, (size_t)(kernel->hiddenWidth - size) * 4);
   for (int from = 0; from < size; from += GROUP, out += GROUP) {
     int count = least(GROUP, size - from);
     read_embedding(kernel->embedding, word, from, count, values);
@@ -80,6 +79,22 @@ void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out) 
     if (kernel->positions) read_embedding(kernel->positions, position, from, count, values);
     for (int i = 0; kernel->positions && i < count; i++) out[i] += values[i];
   }
+}
+
+void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out) {
+  // Padding is NaN behind a row of NaN.
+  memset(out + kernel->embedding->numIn, 0, (size_t)(kernel->hiddenWidth - kernel->embedding->numIn) * 4);
+  look_up_row(kernel, token, position, out);
+}
+
+const char *kernel_read_embeddings(const Kernel *kernel, const int32_t *tokens, size_t count, float *rows, size_t length) {
+  size_t hidden = (size_t)kernel->model.hiddenSize;
+  if (kernel->segments || kernel->positions) return "embeddings of tokens alone";
+  if (count > (size_t)1 << 20 || length != count * hidden) return "room for the rows";
+  for (size_t i = 0; i < count; i++)
+    if (tokens[i] < 0 || tokens[i] >= kernel->model.vocabSize) return "a token";
+  for (size_t i = 0; i < count; i++) look_up_row(kernel, tokens[i], 0, rows + i * hidden);
+  return NULL;
 }
 
 void look_up_inputs(const Kernel *kernel, int32_t token, float *inputs) {
@@ -115,4 +130,15 @@ void norm_row(Kernel *kernel, int streamRow, int row, Norm norm, int replaces) {
   else memcpy(inputs, stream, (size_t)kernel->hiddenWidth * 4);
   if (replaces) memcpy(stream, inputs, (size_t)kernel->hiddenWidth * 4);
   if (kernel->rounds) kernel->loops->round_row(&kernel->normed, row, 0, (kernel->model.hiddenSize + GROUP - 1) / GROUP * GROUP);
+}
+
+void norm_with_token(Kernel *kernel, int row, Norm norm) {
+  const int32_t size = kernel->model.hiddenSize;
+  const float *stream = kernel->stream + (size_t)row * (size_t)size;
+  float *embedding = kernel->tokenRows + (size_t)row * (size_t)size, *inputs = kernel->normed.floats + (size_t)row * (size_t)kernel->normed.width;
+  if (!kernel->hasStream) look_up(kernel, kernel->step->tokens[row], 0, embedding);
+  kernel->loops->norm(embedding, kernel->tokenNorm, kernel->model.normEpsilon, size, size, inputs);
+  if (norm.scales) kernel->loops->norm(stream, norm, kernel->model.normEpsilon, size, size, inputs + size);
+  else memcpy(inputs + size, stream, (size_t)size * 4);
+  if (kernel->rounds) kernel->loops->round_row(&kernel->normed, row, 0, 2 * size);
 }

@@ -51,6 +51,7 @@ const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const ui
 /** Checks that all weights that every step needs are in memory. */
 static int is_shared_there(const Kernel *kernel) {
   if ((kernel->head && !kernel->head->weights) || !kernel->embedding->weights) return 0;
+  if (kernel->fusion && !kernel->fusion->weights) return 0;
   if (kernel->layerTable && (!kernel->layerTable->weights || !kernel->layerProjection->weights)) return 0;
   for (int32_t l = 0; l < kernel->model.numLayers; l++) {
     const Layer *layer = &kernel->layers[l];

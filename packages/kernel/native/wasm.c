@@ -72,6 +72,14 @@ EXPORT(read_states) const char *read_states(const Kernel *kernel, int32_t states
   return kernel_read_states(kernel, (States)states, rows, length);
 }
 
+EXPORT(tap) const char *tap(Kernel *kernel, const int32_t *layers, size_t count) { return kernel_tap(kernel, layers, count); }
+
+EXPORT(read_embeddings) const char *read_embeddings(const Kernel *kernel, const int32_t *tokens, size_t count, float *rows, size_t length) {
+  return kernel_read_embeddings(kernel, tokens, count, rows, length);
+}
+
+EXPORT(read_taps) const char *read_taps(const Kernel *kernel, float *rows, size_t length) { return kernel_read_taps(kernel, rows, length); }
+
 EXPORT(place) const char *place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {
   return kernel_place(kernel, layer, expert, unit, bytes);
 }

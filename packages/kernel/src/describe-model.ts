@@ -2,6 +2,7 @@
 
 import {
   computedTensor,
+  type DraftHead,
   eightBitBlocks,
   type FeedForwardRefs,
   fittedBlocks,
@@ -292,6 +293,52 @@ function headOf({ config, weights }: DescribedModel, precision: Precision): Pack
   if (pooling) return packFloat(refs);
   // In 8 bits where layers are fitted to 4: it is read once a step, and tokens depend on it directly.
   return precision === "int8" ? packInt8(refs) : packProduct("head", refs, precision, undefined);
+}
+
+/**
+ * Describes a draft head. Its steps begin with `Kernel.writeStream`: embeddings are the model's, which the head does not
+ * have. Products have 8 bits, unless the model's are float32; the head's rows are rounded as the model's head.
+ */
+export function describeDraftHead({ config, tokenIds, weights }: DraftHead, precision: Precision): DecoderDescription {
+  const product = (refs: LinearRefs): PackedTensor => (precision === "fp32" ? packFloat(refs) : packInt8(refs));
+  const { finalNorm, ffn } = weights;
+  const head = { weight: weights.head, bias: undefined };
+  const embedding = computedTensor(finalNorm, [1, config.hiddenSize], async () => new Float32Array(config.hiddenSize));
+  return {
+    vocabSize: 1,
+    numLogits: tokenIds.length,
+    hiddenSize: config.hiddenSize,
+    normEpsilon: config.rmsNormEpsilon,
+    embeddingScale: 1,
+    logitScale: config.logitScale,
+    embedding: packTable(embedding, "float-table"),
+    tokenNorm: packNorm(weights.tokenNorm),
+    fusion: product(weights.fusion),
+    layers: [
+      {
+        ...layerHeads(config, 0),
+        angleSet: 0,
+        rotatedSize: config.rotatedSize,
+        slidingWindow: undefined,
+        attentionScale: config.attentionScale,
+        residualScale: config.residualScale,
+        activation: config.activation,
+        attentionNorm: packNorm(weights.attentionNorm),
+        query: product(weights.query),
+        key: product(weights.key),
+        value: product(weights.value),
+        queryNorm: undefined,
+        keyNorm: undefined,
+        attentionOutput: product(weights.attentionOutput),
+        attentionOutputNorm: undefined,
+        ffnNorm: packNorm(weights.ffnNorm),
+        shared: { gate: product(ffn.gate), up: product(ffn.up), down: product(ffn.down) },
+        ffnOutputNorm: undefined,
+      },
+    ],
+    finalNorm: packNorm(finalNorm),
+    head: precision === "int8" ? packInt8(head) : packProduct("head", head, precision, undefined),
+  };
 }
 
 /**

@@ -95,7 +95,8 @@ export interface Kernel {
   /**
    * Sets the rows of the residual stream that a step begins with in place of its tokens' embeddings.
    *
-   * @param rows - `[rows, hiddenSize]` @throws {RangeError} on another length, or when layers of the step have run
+   * @param rows - `[rows, hiddenSize]`, or what the model's fusion takes for each row; each behind an embedding in a
+   *   model with `tokenNorm` @throws {RangeError} on another length, or when layers of the step have run
    */
   writeStream(rows: Float32Array): void;
   /**
@@ -108,6 +109,18 @@ export interface Kernel {
    * @throws {RangeError} on another length, when no layer has run, or when the layer has experts
    */
   readStates(states: LayerStates, rows: Float32Array): void;
+  /**
+   * Names the layers in front of which later steps keep all rows of the residual stream. Once for a kernel.
+   * @param layers - in rising order, in [1, numLayers)
+   */
+  tapLayers(layers: readonly number[]): void;
+  /** Reads embeddings of tokens. @param rows - `[tokens, hiddenSize]` @throws {RangeError} for no such token */
+  readEmbeddings(tokenIds: Int32Array, rows: Float32Array): void;
+  /**
+   * Copies the last step's rows of these layers.
+   * @param rows - `[rows, layers, hiddenSize]` @throws {RangeError} on another length, or before these layers have run
+   */
+  readTaps(rows: Float32Array): void;
   /**
    * Sets the weights of one layer of one expert, in a kernel whose experts are streamed: its range of the packed file.
    * Steps that need them are refused once the array's buffer has shrunk or moved.

@@ -64,6 +64,9 @@ export interface Addon {
   end(kernel: unknown): void;
   writeStream(kernel: unknown, rows: Float32Array): void;
   readStates(kernel: unknown, states: number, rows: Float32Array): void;
+  tap(kernel: unknown, layers: Int32Array): void;
+  readTaps(kernel: unknown, rows: Float32Array): void;
+  readEmbeddings(kernel: unknown, tokenIds: Int32Array, rows: Float32Array): void;
   place(kernel: unknown, layer: number, expert: number, unit: Uint8Array): void;
   placeLora(kernel: unknown, slot: number, lora: Uint8Array): void;
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
@@ -214,6 +217,18 @@ class NativeKernel implements Kernel {
 
   readStates(states: LayerStates, rows: Float32Array): void {
     this.#addon.readStates(this.#handle, LAYER_STATES.indexOf(states), rows);
+  }
+
+  tapLayers(layers: readonly number[]): void {
+    this.#addon.tap(this.#handle, Int32Array.from(layers));
+  }
+
+  readEmbeddings(tokenIds: Int32Array, rows: Float32Array): void {
+    this.#addon.readEmbeddings(this.#handle, tokenIds, rows);
+  }
+
+  readTaps(rows: Float32Array): void {
+    this.#addon.readTaps(this.#handle, rows);
   }
 
   placeUnit(layer: number, expert: number, unit: Uint8Array = NO_BYTES): void {

@@ -21,6 +21,9 @@ interface WasmExports {
   end(kernel: number): number;
   write_stream(kernel: number, rows: number, length: number): number;
   read_states(kernel: number, states: number, rows: number, length: number): number;
+  tap(kernel: number, layers: number, count: number): number;
+  read_embeddings(kernel: number, tokens: number, count: number, rows: number, length: number): number;
+  read_taps(kernel: number, rows: number, length: number): number;
   place(kernel: number, layer: number, expert: number, unit: number, bytes: number): number;
   place_lora(kernel: number, slot: number, bytes: number, length: number): number;
   release(memory: number): void;

@@ -240,6 +240,31 @@ class WasmKernel implements Kernel {
     rows.set(room());
   }
 
+  tapLayers(layers: readonly number[]): void {
+    this.#checkOpen();
+    this.#begun = undefined;
+    const at = this.#room.states.of(4 * layers.length);
+    new Int32Array(this.#calls.memory.buffer, at, layers.length).set(layers);
+    this.#calls.check(this.#calls.exports.tap(this.#handle, at, layers.length));
+  }
+
+  readEmbeddings(tokenIds: Int32Array, rows: Float32Array): void {
+    this.#checkOpen();
+    const { exports, memory } = this.#calls;
+    const at = this.#room.states.of(tokenIds.byteLength + rows.byteLength);
+    const rowsAt = at + tokenIds.byteLength;
+    new Int32Array(memory.buffer, at, tokenIds.length).set(tokenIds);
+    this.#calls.check(exports.read_embeddings(this.#handle, at, tokenIds.length, rowsAt, rows.length));
+    rows.set(new Float32Array(memory.buffer, rowsAt, rows.length));
+  }
+
+  readTaps(rows: Float32Array): void {
+    this.#checkOpen();
+    const at = this.#room.states.of(rows.byteLength);
+    this.#calls.check(this.#calls.exports.read_taps(this.#handle, at, rows.length));
+    rows.set(new Float32Array(this.#calls.memory.buffer, at, rows.length));
+  }
+
   /** @throws {TypeError | RangeError} when no step has begun, its pages are closed, or its results have no room now */
   #resultsOfBegun(): StepResults {
     this.#checkOpen();

@@ -15,6 +15,8 @@ typedef struct {
   /** -1 for each tensor's own. */
   int32_t format;
   int32_t hiddenSize, headSize, numKvHeads, numExperts, layerInputSize;
+  /** Number of inputs of attention. */
+  int32_t mixedSize;
   /** Whether many layers are mixtures. */
   int32_t hasMixtures;
 } Shape;
@@ -31,9 +33,9 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
   int32_t hasExperts = isMixture || (shape->numExperts > 1 && !one_in(random, 4)), hasShared = !hasExperts || one_in(random, 2);
   LayerDescription layer = {
       .attentionNorm = add_norm(pack, random, hidden, !one_in(random, 4)),
-      .query = add(pack, random, shape, querySize, hidden),
-      .key = add(pack, random, shape, keySize, hidden),
-      .value = add(pack, random, shape, keySize, hidden),
+      .query = add(pack, random, shape, querySize, shape->mixedSize),
+      .key = add(pack, random, shape, keySize, shape->mixedSize),
+      .value = add(pack, random, shape, keySize, shape->mixedSize),
       .queryNorm = add_norm(pack, random, allHeads ? querySize : shape->headSize, 0),
       .keyNorm = add_norm(pack, random, allHeads ? keySize : shape->headSize, 0),
       .attentionOutput = add(pack, random, shape, hidden, querySize),
@@ -64,7 +66,7 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .valueSize = shape->headSize,
       .convolution = -1,
       .rates = -1,
-      .outputGate = one_in(random, 4) ? add(pack, random, shape, querySize, hidden) : -1,
+      .outputGate = one_in(random, 4) ? add(pack, random, shape, querySize, shape->mixedSize) : -1,
       .strength = -1,
       .decay = -1,
       .outputNorm = -1,
@@ -102,15 +104,15 @@ static void make_recurrent(Pack *pack, Random *random, const Shape *shape, Layer
   layer->mixing = kind, layer->valueSize = valueSize, layer->numTaps = numTaps, layer->isTiled = one_in(random, 2);
   layer->numHeads = numHeads, layer->numKvHeads = numKvHeads, layer->headSize = headSize;
   layer->rotary = layer->queryRotary = -1, layer->rotarySize = 0, layer->window = 0, layer->queryNorm = layer->keyNorm = -1, layer->normsAllHeads = 0, layer->sinks = -1;
-  layer->query = add(pack, random, shape, keys, hidden);
-  layer->key = add(pack, random, shape, keys, hidden);
-  layer->value = add(pack, random, shape, values, hidden);
+  layer->query = add(pack, random, shape, keys, shape->mixedSize);
+  layer->key = add(pack, random, shape, keys, shape->mixedSize);
+  layer->value = add(pack, random, shape, values, shape->mixedSize);
   layer->attentionOutput = add(pack, random, shape, hidden, values);
   layer->convolution = add_weights(pack, random, FORMAT_FLOAT_TABLE, numTaps + one_in(random, 2), width);
   if (isShort) return;
-  layer->outputGate = add(pack, random, shape, values, hidden);
-  layer->decay = add(pack, random, shape, numHeads, hidden);
-  if (kind == MIX_DELTA) layer->strength = add(pack, random, shape, numHeads, hidden);
+  layer->outputGate = add(pack, random, shape, values, shape->mixedSize);
+  layer->decay = add(pack, random, shape, numHeads, shape->mixedSize);
+  if (kind == MIX_DELTA) layer->strength = add(pack, random, shape, numHeads, shape->mixedSize);
   layer->rates = add_weights(pack, random, FORMAT_FLOAT_TABLE, RATE_ROWS, whole(numHeads, PANEL));
   layer->outputNorm = add_norm(pack, random, kind == MIX_DELTA ? valueSize : values, 1);
 }
@@ -137,6 +139,15 @@ static void add_inputs(Pack *pack, Random *random, TestModel *made, Shape *shape
   model->layerTable = add_weights(pack, random, one_in(random, 2) ? FORMAT_FLOAT_TABLE : FORMAT_HALF_TABLE, model->vocabSize, width);
   model->layerProjection = add(pack, random, shape, width, model->hiddenSize);
   model->layerInputNorm = add_norm(pack, random, model->layerInputSize, 1);
+}
+
+/** Adds what a draft head has in front of its first layer. */
+static void add_fusion(Pack *pack, Random *random, TestModel *made, const Shape *shape) {
+  ModelDescription *model = &made->model;
+  model->tokenNorm = model->fusion = -1;
+  if (model->isEncoder || !one_in(random, 4)) return;
+  if (model->hiddenSize % PANEL == 0) model->tokenNorm = add_norm(pack, random, model->hiddenSize, 1);
+  if (one_in(random, 2)) model->fusion = add(pack, random, shape, model->hiddenSize, model->hiddenSize + random_in(random, 1, 300));
 }
 
 /** Lays out the file: descriptions, then at the next multiple of 64 the tensors' bytes. */
@@ -214,6 +225,7 @@ TestModel make_model(Random *random) {
   LayerDescription layers[MOST_LAYERS];
   int32_t perKey = random_in(random, 1, mostPerKey);
   add_inputs(&pack, random, &made, &shape);
+  add_fusion(&pack, random, &made, &shape);
   for (int32_t i = 0; i < model->numRotaries; i++) made.rotarySizes[i] = i > 0 && one_in(random, 2) ? made.rotarySizes[0] : 2 * random_in(random, 1, shape.headSize / 2);
   for (int32_t l = 0; l < model->numLayers; l++) {
     int32_t rotary = l < model->numRotaries ? l : random_in(random, -1, model->numRotaries - 1);
@@ -221,6 +233,7 @@ TestModel make_model(Random *random) {
     if (!model->isEncoder && one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
     int32_t rotated = rotary < 0 ? 0 : made.rotarySizes[rotary];
     Shape own = shape;
+    shape.mixedSize = own.mixedSize = l == 0 && model->tokenNorm != -1 ? 2 * model->hiddenSize : model->hiddenSize;
     if (!model->isEncoder && one_in(random, 4)) own.headSize = 2 * random_in(random, rotated > 2 ? rotated / 2 : 1, shape.headSize / 2);
     layers[l] = make_layer(&pack, random, &own, perKey, rotary, rotated);
     // Another set for queries than for keys.

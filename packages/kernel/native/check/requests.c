@@ -91,7 +91,23 @@ static void try_states(Random *random, Kernel *kernel) {
   float *rows = calloc(length, 4);
   if (!rows) abort();
   const char *error = one_in(random, 3) ? kernel_write_stream(kernel, rows, length) : kernel_read_states(kernel, states, rows, length);
-  if (!error && length != (size_t)(kernel->begun.numRows * width) && states != STATES_GATED) wrong("rows of another length were taken");
+  if (!error && length != (size_t)(kernel->begun.numRows * width) && states != STATES_GATED && !kernel->fusion && !kernel->tokenNorm.scales) wrong("rows of another length were taken");
+  free(rows);
+}
+
+/** Writes what a fusion takes, and reads what taps keep, now and then with one number too few. */
+static void try_taps(Random *random, Kernel *kernel) {
+  size_t numRows = (size_t)kernel->begun.numRows, hidden = (size_t)kernel->model.hiddenSize;
+  size_t numIn = (kernel->fusion ? (size_t)kernel->fusion->numIn : hidden) + (kernel->tokenNorm.scales ? hidden : 0);
+  size_t length = one_in(random, 2) ? numRows * numIn : numRows * (size_t)kernel->numTaps * hidden;
+  if (length > 0 && one_in(random, 4)) length--;
+  int32_t layers[2] = {random_in(random, -1, 3), random_in(random, -1, 3)};
+  float *rows = calloc(length + 1, 4);
+  if (!rows) abort();
+  if (one_in(random, 20)) kernel_tap(kernel, layers, (size_t)random_in(random, 0, 2));
+  if (one_in(random, 4)) kernel_read_embeddings(kernel, layers, 2, rows, length < 2 * hidden ? length : 2 * hidden);
+  else if (one_in(random, 2)) kernel_write_stream(kernel, rows, length);
+  else kernel_read_taps(kernel, rows, length);
   free(rows);
 }
 
@@ -115,6 +131,7 @@ static void try_parts(Random *random, const Opened *opened, const TestModel *mod
   for (int i = 0; i < 40 && !error; i++) {
     if (one_in(random, 10)) move_lora(random, kernel, model);
     if (one_in(random, 3)) try_states(random, kernel);
+    if (one_in(random, 3)) try_taps(random, kernel);
     if (one_in(random, 20)) take_away(random, opened, numbers, valid->length, &results);
     int32_t layer = one_in(random, 4) ? edge_near(random, kernel->toLayer) : kernel->toLayer;
     switch (random_in(random, 0, kernel->filed ? 4 : 2)) {
