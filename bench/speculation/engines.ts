@@ -15,14 +15,16 @@ export type Memory = "all" | "half";
 
 /** Opens both engines. */
 export async function openEngines(path: string, memory: Memory, options: SpeculationOptions): Promise<Engines> {
-  const { threads, precision, draft } = options;
+  const { threads, precision, draftHead } = options;
   const half = memory === "half" ? { expertCacheBytes: await halfOfExperts(path) } : {};
   const base: EngineOptions = { threads, precision, ...half };
   const without = await ReadMeEngine.open(path, { ...base, speculation: false });
-  const other = await ReadMeEngine.open(path, { ...base, speculation: true, draft }).catch(async (error: unknown) => {
-    await without.dispose();
-    throw error;
-  });
+  const other = await ReadMeEngine.open(path, { ...base, speculation: true, draftHead }).catch(
+    async (error: unknown) => {
+      await without.dispose();
+      throw error;
+    },
+  );
   return {
     without,
     with: other,

@@ -2,7 +2,7 @@
 // Every answer has to be the same token for token; a difference ends the run with exit code 1.
 //
 //   pnpm bench:speculation [model] [--kinds quote,predicted,json,chat,random] [--requests 1,4,16] [--rounds 5]
-//     [--tokens 96] [--per-kind 16] [--data FOLDER] [--draft MODEL] [--precision int8] [--threads N] [--seed 1]
+//     [--tokens 96] [--per-kind 16] [--data FOLDER] [--draft-head FOLDER] [--precision int8] [--threads N] [--seed 1]
 //     [--out FILE.json] [--show]
 
 import { writeFile } from "node:fs/promises";
@@ -32,14 +32,13 @@ try {
 async function main(): Promise<void> {
   const options = speculationOptions(process.argv.slice(2));
   const path = await modelPath(options.model, interrupt.signal);
-  const draft = options.draft === undefined ? undefined : await modelPath(options.draft, interrupt.signal);
   const documents = await readOddDocuments(options.data);
   const machine = describeMachine();
   const cells: CellFigures[] = [];
   const plansByMemory = new Map<Memory, ReadonlyMap<Kind, Plan>>();
 
   for (const memory of options.show ? (["all"] as const) : await memoriesOf(path)) {
-    const open = () => openEngines(path, memory, { ...options, draft });
+    const open = () => openEngines(path, memory, options);
     await using planning = await open();
     const { without } = planning;
     await using grammars = await openSchemaGrammars(without);

@@ -93,7 +93,7 @@ if (options.out !== undefined) {
 }
 
 function openOwn(): Promise<Engines> {
-  return openEngines(options.model, "all", { ...options, draft: undefined });
+  return openEngines(options.model, "all", options);
 }
 
 async function greedyRequests(kind: Kind): Promise<readonly PlannedRequest[]> {

@@ -24,8 +24,10 @@ export interface SpeculationOptions {
   readonly precision: NonNullable<EngineOptions["precision"]>;
   /** Folder of `<kind>.jsonl`. */
   readonly data: string;
-  /** Small model that drafts tokens. */
+  /** Small model with which node-llama-cpp drafts. */
   readonly draft: string | undefined;
+  /** Head that drafts. @default the one beside the model */
+  readonly draftHead: string | undefined;
   /** File of the report in JSON; the tables go beside it as Markdown. */
   readonly out: string | undefined;
   /** Prints the answers instead of measuring. */
@@ -48,6 +50,7 @@ export function speculationOptions(args: readonly string[]): SpeculationOptions 
       precision: { type: "string", default: "int8" },
       data: { type: "string", default: CALIBRATION },
       draft: { type: "string" },
+      "draft-head": { type: "string" },
       out: { type: "string" },
       show: { type: "boolean", default: false },
     },
@@ -68,6 +71,7 @@ export function speculationOptions(args: readonly string[]): SpeculationOptions 
     precision: oneOf("precision", values.precision, PRECISIONS),
     data: values.data,
     draft: values.draft,
+    draftHead: values["draft-head"],
     out: values.out,
     show: values.show,
   };

@@ -98,8 +98,8 @@ test.each<EngineOptions>([
   { controlTokensInMessages: "text" },
   { maxNumRequests: 1 },
   { speculation: false },
-  { speculation: true, draft: "small" },
-  { draft: "small.gguf" },
+  { speculation: true, draftHead: "head" },
+  { draftHead: "none" },
 ])("%o is taken as it is", (options) => {
   expect(resolveEngineOptions(options)).toEqual({ ...DEFAULTS, ...options });
 });

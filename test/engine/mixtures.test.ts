@@ -20,7 +20,6 @@ import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyAdapter } from "../support/tiny-adapter.ts";
-import { writeTinyDense } from "../support/tiny-dense.ts";
 
 const shapes: fc.Arbitrary<MixtureShape> = fc
   .record({
@@ -221,13 +220,9 @@ describe("an engine that serves a mixture", () => {
     expect(chunks.bytesRead).toBeGreaterThan(1.5 * together.bytesRead);
   });
 
-  test("gives the same tokens with drafts, of a dense model and of a mixture", async () => {
+  test("gives the same tokens with drafts", async () => {
     const { all: alone } = await answers(WITHOUT, false);
-    const dense = join(folder, "dense");
-    await writeTinyDense(dense, 3);
-    for (const draft of [undefined, dense, path]) {
-      expect((await answers({ speculation: true, draft })).all).toEqual(alone);
-    }
+    expect((await answers({ speculation: true })).all).toEqual(alone);
   });
 
   test("takes its only expert's name, and refuses others", async () => {

@@ -58,7 +58,7 @@ test("a short name is downloaded, answers as the files do, and stays while the e
   await engine.dispose();
   await engine.dispose();
   stages.length = 0;
-  const again = await ReadMeEngine.open("Qwen/Qwen3-0.6B", { ...options, draft: "qwen3:0.6b", onProgress });
+  const again = await ReadMeEngine.open("Qwen/Qwen3-0.6B", { ...options, onProgress });
   expect(stages).not.toContain("downloading");
   expect((await listModels({ cacheFolder })).models).toMatchObject([
     { packed: [{ kind: "kernels" }], users: [{ pid: process.pid }] },
@@ -72,7 +72,10 @@ test("an engine that cannot be opened leaves no mark", async () => {
   const options = { cacheFolder, precision: "fp32" } as const;
   const wrong = ReadMeEngine.open("qwen3:0.6b", { ...options, expert: "nobody", threads: 1 });
   await expect(wrong).rejects.toThrow("expert");
-  await expectReadMeError(ReadMeEngine.open("qwen3:0.6b", { ...options, draft: "org/none" }), "ERR_HUB_NOT_FOUND");
+  await expectReadMeError(
+    ReadMeEngine.open("qwen3:0.6b", { ...options, draftHead: "none/at/all" }),
+    "ERR_FILE_NOT_FOUND",
+  );
   await remove();
 });
 

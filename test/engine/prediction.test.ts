@@ -146,7 +146,7 @@ describe("in the worker", () => {
       const drafts = [
         [
           ["context", 3, 1],
-          ["model", 3, 3],
+          ["head", 3, 3],
           ["context", 1, 1],
         ],
         [
@@ -166,7 +166,7 @@ describe("in the worker", () => {
     expect(outcome.during.length).toBeGreaterThan(5);
     const draftsBySource = {
       context: { draftedTokens: 5, acceptedDraftTokens: 2 },
-      model: { draftedTokens: 3, acceptedDraftTokens: 3 },
+      head: { draftedTokens: 3, acceptedDraftTokens: 3 },
       recycled: { draftedTokens: 3, acceptedDraftTokens: 0 },
     };
     for (const stats of [...outcome.during, outcome.stats]) {

@@ -5,11 +5,10 @@ import type { Engine, GenerateChunk, GenerateRequest, ProcessLogits } from "@rea
 import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { openModel, type Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { writeFirstLayers } from "../support/first-layers.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { writePocketExperts } from "../support/pocket-experts.ts";
 import { pocketTexts } from "../support/pocket-texts.ts";
-import { POCKET } from "../support/pocket.ts";
+import { POCKET, POCKET_HEAD } from "../support/pocket.ts";
 import { randomRequests } from "../support/random-requests.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
@@ -24,7 +23,6 @@ let tokenizer: Tokenizer;
 beforeAll(async () => {
   folder = await persistentFolder();
   await writePocketExperts(join(folder, "experts"));
-  await writeFirstLayers(POCKET, join(folder, "first-layers"), 2);
   const model = await openModel(POCKET);
   ({ tokenizer } = await model.loadText());
   await model.close();
@@ -114,7 +112,7 @@ const SETTINGS: readonly Setting[] = [
     name: "from an engine with speculation to one with a draft model and one place",
     model: () => POCKET,
     first: { threads: 1, precision: "int8", kvCacheBytes: 3_000_000 },
-    second: () => ({ threads: 2, precision: "int8", maxNumSeqs: 1, draft: join(folder, "first-layers") }),
+    second: () => ({ threads: 2, precision: "int8", maxNumSeqs: 1, draftHead: POCKET_HEAD }),
   },
   {
     name: "from experts in memory to streamed ones",

@@ -3,6 +3,9 @@ import { golden } from "./fixtures.ts";
 
 export const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
 
+/** A head that was trained on the model's texts, as its folder says. */
+export const POCKET_HEAD = join(import.meta.dirname, "..", "fixtures", "pocket-head");
+
 /** Prompts, and the tokens that PyTorch continues them with. */
 export const { cases } = golden("pocket") as {
   readonly cases: readonly { readonly text: string; readonly greedy_32: readonly number[] }[];

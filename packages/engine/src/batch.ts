@@ -107,11 +107,22 @@ export interface ItemLogits {
   readonly readAll?: ((row: number) => Float32Array | undefined) | undefined;
 }
 
+/** The model's states at the tokens of an item, drafts included. */
+export interface ItemStates {
+  readonly sequence: Sequence;
+  /** Position of the first row. */
+  readonly from: number;
+  /** `[rows, layers * hiddenSize]` */
+  readonly states: Float32Array;
+}
+
 interface ForwardResult {
   /** One for each item whose known tokens have all run. */
   readonly logits: readonly ItemLogits[];
   /** The items whose tokens have run; the others have failed. */
   readonly ran: readonly BatchItem[];
+  /** States, if the runner keeps them. */
+  readonly states: readonly ItemStates[];
 }
 
 /** Runs the last known tokens of sequences once more, for all logits of the very last. */
@@ -142,25 +153,29 @@ export async function forwardBatch(
 ): Promise<ForwardResult> {
   const before = batch.map(({ sequence }) => [sequence, sequence.numComputedTokens] as const);
   try {
-    return { logits: await forwardTogether(runner, kv, batch), ran: batch };
+    return { ...(await forwardTogether(runner, kv, batch)), ran: batch };
   } catch (error) {
     const isOfOneExpert = error instanceof ReadMeError && error.code === "ERR_FILE_UNREADABLE";
     if (batch.length === 1 || !isOfOneExpert) {
       for (const { sequence } of batch) onFailed(sequence, error);
-      return { logits: [], ran: [] };
+      return { logits: [], ran: [], states: [] };
     }
   }
   for (const [{ slot }, numComputedTokens] of before) if (slot) rewind(kv, slot, numComputedTokens);
   const results: ForwardResult[] = [];
   for (const item of batch) results.push(await forwardBatch(runner, kv, [item], onFailed));
-  return { logits: results.flatMap(({ logits }) => logits), ran: results.flatMap(({ ran }) => ran) };
+  return {
+    logits: results.flatMap(({ logits }) => logits),
+    ran: results.flatMap(({ ran }) => ran),
+    states: results.flatMap(({ states }) => states),
+  };
 }
 
 async function forwardTogether(
   runner: StepRunner,
   kv: KvMemory,
   batch: readonly BatchItem[],
-): Promise<readonly ItemLogits[]> {
+): Promise<Pick<ForwardResult, "logits" | "states">> {
   const last = batch.filter(({ isLast }) => isLast);
   const numCandidates = Math.max(1, ...last.map(candidatesOf));
   const numRows = batch.reduce((sum, item) => sum + rowsOf(item), 0);
@@ -190,12 +205,18 @@ async function forwardTogether(
       isAveraged: isPooled && mode === "mean" && !givesStates,
     };
   });
+  const froms = batch.map(({ sequence }) => sequence.numComputedTokens);
   const results = await runner.forward(kv, sequences, numCandidates);
-  return batch.flatMap((item, index) => {
-    const logits = results[index];
-    if (!item.isLast || !logits) return [];
-    return { item, rows: rowsIn(logits, numCandidates), readAll: logits.readRow };
+  const logits = batch.flatMap((item, index) => {
+    const result = results[index];
+    if (!item.isLast || !result) return [];
+    return { item, rows: rowsIn(result, numCandidates), readAll: result.readRow };
   });
+  const states = batch.flatMap(({ sequence }, index) => {
+    const own = results[index]?.states;
+    return own && sequence.isSpeculated ? { sequence, from: froms[index] ?? 0, states: own } : [];
+  });
+  return { logits, states };
 }
 
 /**

@@ -226,8 +226,9 @@ export class EngineCore {
   async #timed(run: () => ReturnType<typeof forwardBatch>): Promise<readonly ItemLogits[]> {
     const { admission, now, output } = this.#parts;
     const startMs = now();
-    const { logits, ran } = await run();
+    const { logits, ran, states } = await run();
     this.#forwardMs += now() - startMs;
+    if (states.length > 0) this.#parts.speculation?.keep(states);
     for (const item of ran) {
       admission.remember(item);
       if (!item.isLast) output.reading(item.sequence);

@@ -313,16 +313,16 @@ export const ENGINE_OPTIONS = {
     },
   },
   /**
-   * A second, small model that drafts tokens as well: a folder or a GGUF file whose vocabulary is the same. Not without
-   * `speculation`. @default none
+   * Folder of a trained head that drafts tokens from the model's own states, or "none". Not without `speculation`.
+   * @default `draft-head` in the model's folder, or `NAME.draft-head` by the file `NAME.gguf`, if it is there
    */
-  draft: {
+  draftHead: {
     kind: "path",
-    names: "a folder or a GGUF file",
+    names: "a folder, or none",
     flag: {
-      syntax: "--draft <model>",
-      about: "a small model with the same vocabulary that drafts tokens for --speculation",
-      default: "none",
+      syntax: "--draft-head <folder>",
+      about: "a trained head that drafts tokens for --speculation, or none",
+      default: "the one beside the model",
     },
   },
   /**
@@ -417,12 +417,13 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
 
 /** Refuses options that have no effect without another one. @throws {TypeError} */
 function checkTogether(options: EngineOptions): void {
-  const { savedPromptsFolder, savedPromptsBytes, draft, speculation, expertCachePolicy, expertCacheBytes } = options;
+  const { savedPromptsFolder, savedPromptsBytes, draftHead, speculation, expertCachePolicy, expertCacheBytes } =
+    options;
   if (savedPromptsBytes !== undefined && savedPromptsFolder === undefined) {
     throw new TypeError("Expected `savedPromptsBytes` with `savedPromptsFolder` only");
   }
-  if (draft !== undefined && speculation === false) {
-    throw new TypeError("Expected `draft` with `speculation` only, got it with `speculation: false`");
+  if (draftHead !== undefined && draftHead !== "none" && speculation === false) {
+    throw new TypeError("Expected `draftHead` with `speculation` only, got it with `speculation: false`");
   }
   if (expertCachePolicy !== undefined && expertCacheBytes === undefined) {
     throw new TypeError(

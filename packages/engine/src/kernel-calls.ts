@@ -162,6 +162,9 @@ export class KernelResults {
   /** Index of each sequence's first row of all logits. */
   #firstFullRows: number[] = [];
   #numCandidates = 1;
+  /** Numbers of a row of states, 0 if none are taken; rows of a call. */
+  #statesWidth = 0;
+  #states = new Float32Array(0);
   #results: StepLogits[] = [];
   /** Wanted rows of the last call, whose logits the kernel keeps, by sequence and place. */
   #lastRows: ReadonlyMap<number, readonly (number | undefined)[]> = new Map();
@@ -174,6 +177,11 @@ export class KernelResults {
     this.#kernel = kernel;
     this.#numLogits = numLogits;
     this.#channels = channels;
+  }
+
+  /** Takes states from the kernel with each call. @param width - numbers of each row */
+  followStates(width: number): void {
+    this.#statesWidth = width;
   }
 
   begin(sequences: readonly StepSequence[], numCandidates: number): void {
@@ -197,6 +205,7 @@ export class KernelResults {
         logSumExp: new Float32Array(length),
         targetLogProbs: new Float32Array(length),
         fullLogits: this.#fullLogits.subarray(firstFull, fullRow * this.#numLogits),
+        states: this.#statesWidth > 0 ? new Float32Array(own.tokenIds.length * this.#statesWidth) : undefined,
         readRow: (place: number) => (this.#results === results ? this.#readRow(sequence, place) : undefined),
       };
     });
@@ -249,6 +258,7 @@ export class KernelResults {
     const firstTarget = numCandidates * parts.reduce((sum, { wanted }) => sum + wanted.length, 0);
     const lastRows = new Map<number, (number | undefined)[]>();
     this.#lastRows = lastRows;
+    this.#takeStates(parts);
     let row = 0;
     for (const { sequence, index, from, to, wanted } of parts) {
       kv.advance(sequence.slot, to - from);
@@ -269,6 +279,20 @@ export class KernelResults {
         result.targetLogProbs[place] = (this.#logits[firstTarget + row] ?? 0) - logSumExp;
         row++;
       }
+    }
+  }
+
+  #takeStates(parts: readonly CallPart[]): void {
+    const width = this.#statesWidth;
+    if (width === 0) return;
+    const length = parts.reduce((sum, { from, to }) => sum + to - from, 0) * width;
+    if (this.#states.length < length) this.#states = new Float32Array(length);
+    this.#kernel.readTaps(this.#states.subarray(0, length));
+    let at = 0;
+    for (const { index, from, to } of parts) {
+      const end = at + (to - from) * width;
+      this.#results[index]?.states?.set(this.#states.subarray(at, end), from * width);
+      at = end;
     }
   }
 

@@ -23,7 +23,7 @@ import {
   openCachedKernel,
   StoredUnits,
 } from "@readme-moe/kernel";
-import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
+import { type DraftHead, type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { callsOf, checkSequence, type ExpertCounts, KernelResults } from "./kernel-calls.ts";
@@ -34,6 +34,7 @@ import { MixtureSequences, RoutedExperts, type RoutedExpertsOptions } from "./ex
 import { UnitFile } from "./experts/unit-file.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { kvPrecisionOf } from "./memory-sizes.ts";
+import { HeadRunner, type HeadRunnerOptions } from "./speculation/head-runner.ts";
 
 /** Options of `KernelRunner.open`. */
 export interface KernelRunnerOptions
@@ -189,6 +190,14 @@ export class KernelRunner implements StepRunner {
 
   openKv(options: KvMemoryOptions): KernelKv {
     return new KernelKv(this.#kernel, { ...options, shape: this.model.config, precision: this.kvPrecision });
+  }
+
+  /** Opens a draft head of this model, which belongs to the result then. Steps give the states that it takes from now on. */
+  async openHead(head: DraftHead, options: HeadRunnerOptions): Promise<HeadRunner> {
+    const runner = await HeadRunner.open(head, this.#kernel, this.weightsVersion, options);
+    this.#kernel.tapLayers(head.layers);
+    this.#results.followStates(head.layers.length * head.config.hiddenSize);
+    return runner;
   }
 
   async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {

@@ -294,7 +294,7 @@ interface DraftTotals extends DraftCounts {
   readonly draftsBySource: DraftsBySource;
 }
 
-const SOURCES = ["prediction", "grammar", "context", "recycled", "model"] as const satisfies readonly DraftSource[];
+const SOURCES = ["prediction", "grammar", "context", "recycled", "head"] as const satisfies readonly DraftSource[];
 
 export const NO_DRAFTS: DraftTotals = { draftedTokens: 0, acceptedDraftTokens: 0, draftsBySource: {} };
 

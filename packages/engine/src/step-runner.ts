@@ -41,6 +41,8 @@ export interface StepLogits {
    * Reads all logits of a row until the next step; absent, or returns `undefined`, if the runner has not kept them.
    */
   readonly readRow?: ((row: number) => Float32Array | undefined) | undefined;
+  /** The model's states at all tokens, `[tokens, layers * hiddenSize]`, if a draft head takes them. */
+  readonly states?: Float32Array | undefined;
 }
 
 /** Runs the steps of one model. */

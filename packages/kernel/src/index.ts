@@ -26,7 +26,13 @@ export {
   type RecurrenceDescription,
 } from "./description.ts";
 export { loraBytes, loraFactors, type LoraFactors, type LoraPrecision, packLora } from "./pack/pack-lora.ts";
-export { type DescribedModel, describeDraftHead, describeModel, describeRouter, precisionOf } from "./describe-model.ts";
+export {
+  type DescribedModel,
+  describeDraftHead,
+  describeModel,
+  describeRouter,
+  precisionOf,
+} from "./describe-model.ts";
 export { FrozenProduct, type FrozenProductOptions, ProductTeam } from "./frozen-product.ts";
 export { LayerPiece, type PieceOptions, type PieceSequence, type PieceStates } from "./layer-piece.ts";
 export {

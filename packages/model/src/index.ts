@@ -36,7 +36,7 @@ export {
 } from "./lora/lora-set.ts";
 export { addExpertSet, addLora, type ChangeSetOptions, type ExpertAddition, removeLora } from "./lora/change-set.ts";
 export { openLora } from "./lora/open-lora.ts";
-export { type DraftHead, draftHeadFolder, openDraftHead } from "./folder/draft-head.ts";
+export { type DraftHead, findDraftHead, openDraftHead } from "./folder/draft-head.ts";
 
 // Models of the Hugging Face hub.
 export { downloadAdapter, downloadModel, hubFileNames } from "./hub/download-model.ts";

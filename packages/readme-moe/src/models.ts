@@ -170,16 +170,17 @@ export function checkEngineFlags(flags: EngineFlags): void {
       "Expected --expert-cache-policy with --expert-cache only; all experts are in memory without it",
     );
   }
-  if (flags.draft !== undefined && flags.speculation === "off") {
-    throw new TypeError("Expected --draft without --speculation off, which drafts nothing");
+  const hasHead = flags.draftHead !== undefined && flags.draftHead !== "none";
+  if (hasHead && flags.speculation === "off") {
+    throw new TypeError("Expected --draft-head without --speculation off, which drafts nothing");
   }
-  if (flags.recordTrace !== undefined && (flags.speculation === "on" || flags.draft !== undefined)) {
-    throw new TypeError("Expected --record-trace without --speculation on and --draft: the simulator knows no drafts");
+  if (flags.recordTrace !== undefined && (flags.speculation === "on" || hasHead)) {
+    throw new TypeError("Expected --record-trace without --speculation on and --draft-head: traces have no drafts");
   }
 }
 
 /**
- * Reads what the memory of a model depends on that a command would open, without a draft model's.
+ * Reads what the memory of a model depends on that a command would open, without a draft head's.
  * @returns a function that plans it within `memoryBytes`, the same on all machines; it throws as `planEngineMemory`
  */
 export async function memoryPlanner(
@@ -187,7 +188,7 @@ export async function memoryPlanner(
   flags: EngineFlags,
   signal: AbortSignal,
 ): Promise<(memoryBytes: number | undefined) => MemoryPlan> {
-  const options = resolveEngineOptions({ ...engineOptionsOf(flags), draft: undefined });
+  const options = resolveEngineOptions({ ...engineOptionsOf(flags), draftHead: undefined });
   const planner = async (model: Model): Promise<(memoryBytes: number | undefined) => MemoryPlan> => {
     const weights = weightSizes(model, precisionOf(model, options.precision));
     return (memoryBytes) => planModelMemory(model, { ...options, memoryBytes }, { weights });
@@ -208,12 +209,10 @@ export async function openEngine(
 ): Promise<OpenedEngine> {
   checkEngineFlags(flags);
   const path = await modelPath(name, signal, flags, onLoading);
-  const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, flags, onLoading);
   const loras = await loraFolders(flags.lora, signal);
   const engine = await ReadMeEngine.open(path, {
     ...engineOptionsOf(flags),
     loras,
-    draft,
     signal,
     onProgress: onLoading ?? shownLoading(modelName(name)),
   }).finally(() => showStatus());

@@ -122,7 +122,7 @@ export function engineOptions(isolation?: "thread" | "process"): readonly Option
     engineFlag("isolation", isolation && { default: isolation }),
     engineFlag("speculation"),
     engineFlag("samplingDefaults"),
-    engineFlag("draft"),
+    engineFlag("draftHead"),
     new Option(
       "--record-trace <file>",
       "write the experts of all sequences, as JSON lines for `simulate --trace` (without speculation)",

@@ -54,6 +54,10 @@ class Oracle implements Drafter {
     this.#random = seededRandom(seed);
   }
 
+  follow(): void {
+    // The oracle knows all tokens.
+  }
+
   propose: Drafter["propose"] = async (questions) =>
     questions.map(({ sequence, mostTokens }) => ({ draft: this.#draft(sequence, mostTokens), drafterMs: 0 }));
 

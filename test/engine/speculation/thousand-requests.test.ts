@@ -1,16 +1,15 @@
 // Random requests, a thousand in the long tests, through engines with and without speculation: dense and with experts, in
-// memory and streamed, with a draft model, with aborts and preemptions. Tokens, log-probabilities and reasons are the same.
+// memory and streamed, with a draft head, with aborts and preemptions. Tokens, log-probabilities and reasons are the same.
 
 import { join } from "node:path";
 import type { GenerateRequest } from "@readme-moe/core";
 import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { beforeAll, describe, expect, test } from "vitest";
 import { completeAll } from "../../support/complete.ts";
-import { writeFirstLayers } from "../../support/first-layers.ts";
 import { writePocketExperts } from "../../support/pocket-experts.ts";
 import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { pocketTexts } from "../../support/pocket-texts.ts";
-import { POCKET } from "../../support/pocket.ts";
+import { POCKET, POCKET_HEAD } from "../../support/pocket.ts";
 import { type RandomRequest, randomRequests } from "../../support/random-requests.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 
@@ -23,7 +22,6 @@ let texts: readonly string[];
 beforeAll(async () => {
   folder = await persistentFolder();
   await writePocketExperts(join(folder, "experts"));
-  await writeFirstLayers(POCKET, join(folder, "first-layers"), 2);
   texts = (await pocketTexts()).flatMap(({ documents }) => documents);
 });
 
@@ -68,9 +66,9 @@ interface Setting {
 const SETTINGS: readonly Setting[] = [
   { name: "dense", model: () => POCKET, options: () => ({}) },
   {
-    name: "dense, with a draft model",
+    name: "dense, with a draft head",
     model: () => POCKET,
-    options: () => ({ precision: "int8", draft: join(folder, "first-layers") }),
+    options: () => ({ precision: "int8", draftHead: POCKET_HEAD }),
   },
   { name: "dense, with preemptions", model: () => POCKET, options: () => ({ kvCacheBytes: 3_000_000 }) },
   { name: "with experts", model: () => join(folder, "experts"), options: () => ({ precision: "int8" }) },
@@ -84,7 +82,7 @@ const SETTINGS: readonly Setting[] = [
 describe.each(SETTINGS)("$name", ({ name, model, options }) => {
   test(`${NUM_REQUESTS} random requests give the same with and without speculation`, async () => {
     const shared = { precision: "fp32", threads: 2, isolation: "thread", ...options() } as const;
-    const { draft: _, ...plainOptions } = shared as OpenOptions;
+    const { draftHead: _, ...plainOptions } = shared as OpenOptions;
     const plain = await ReadMeEngine.open(model(), { ...plainOptions, speculation: false });
     const numExperts = plain.info.experts.length;
     const requests = randomRequests(NUM_REQUESTS, name.length, { texts, numExperts });
@@ -99,8 +97,10 @@ describe.each(SETTINGS)("$name", ({ name, model, options }) => {
       expect(await run(speculating, requests.slice(0, 8), 1)).toEqual(expected.slice(0, 8));
       if ((await speculating.stats()).acceptedDraftTokens > 0) break;
     }
-    const { draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } = await speculating.stats();
+    const { draftsBySource, draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } =
+      await speculating.stats();
     expect(acceptedDraftTokens).toBeGreaterThan(0);
+    if (name.includes("head")) expect(draftsBySource?.head?.acceptedDraftTokens).toBeGreaterThan(0);
     expect(draftedTokens).toBeGreaterThanOrEqual(acceptedDraftTokens);
     if (name.includes("preemptions")) expect(preemptions).toBeGreaterThan(0);
     expect([numRunning, kvUsedTokens]).toEqual([0, 0]);

@@ -75,8 +75,8 @@ const FITTED: Readonly<Record<DraftSource, Priors>> = {
     // The texts say nothing, the same, something else by matches of 1, 2, 3, 4, 6 and 9 tokens.
     factors: [1, 2.6, 0.52, 0.17, 0.25, 0.18, 0.15, 0.06].map(doubted),
   },
-  // The middles of the draft model's own probabilities in a class.
-  model: {
+  // The middles of the head's own probabilities in a class.
+  head: {
     chances: [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.925, 0.965, 0.985, 0.995],
     factors: [1],
   },

@@ -128,10 +128,10 @@ function mostLikely(next: readonly (NextToken | undefined)[]): NextToken | undef
 
 /**
  * Source of a draft: a text that the caller expects ("prediction"), tokens that a grammar forces ("grammar"), an
- * earlier occurrence of the last tokens ("context"), candidates that earlier steps computed ("recycled"), or a small
- * model ("model").
+ * earlier occurrence of the last tokens ("context"), candidates that earlier steps computed ("recycled"), or a draft
+ * head ("head").
  */
-export type DraftSource = "prediction" | "grammar" | "context" | "recycled" | "model";
+export type DraftSource = "prediction" | "grammar" | "context" | "recycled" | "head";
 
 /** Tokens that may follow a sequence's last token. A step runs them as further rows and keeps those that are right. */
 export interface Draft {

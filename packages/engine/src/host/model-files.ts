@@ -17,8 +17,6 @@ export interface OpenedFiles {
   readonly name: string;
   /** The model's folder or file. */
   readonly path: string;
-  /** Folder or file of the model that drafts; `undefined` without one. */
-  readonly draft: string | undefined;
   /** Lets the models be removed. Further calls do nothing. */
   release(): Promise<void>;
   /** Does the same, and fails with the error that stopped the opening. */
@@ -39,7 +37,7 @@ export interface OpenOptions extends EngineOptions {
  */
 export async function openFiles(
   name: string,
-  { draft: draftName, precision, cacheFolder }: Pick<ResolvedEngineOptions, "draft" | "precision" | "cacheFolder">,
+  { precision, cacheFolder }: Pick<ResolvedEngineOptions, "precision" | "cacheFolder">,
   { onProgress, signal }: Pick<OpenOptions, "onProgress" | "signal">,
 ): Promise<OpenedFiles> {
   if (typeof name !== "string" || name === "") {
@@ -66,8 +64,7 @@ export async function openFiles(
   };
   try {
     const path = await open(name);
-    const draft = draftName === undefined ? undefined : await open(draftName);
-    return { name: modelName(name), path, draft, release, giveUp };
+    return { name: modelName(name), path, release, giveUp };
   } catch (error) {
     return giveUp(error);
   }

@@ -73,7 +73,7 @@ export class ReadMeEngine implements Engine {
 
   private constructor(files: OpenedFiles, options: ResolvedEngineOptions) {
     this.#files = files;
-    this.#options = { ...options, draft: files.draft };
+    this.#options = options;
   }
 
   /**

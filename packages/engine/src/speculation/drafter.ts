@@ -44,17 +44,30 @@ export interface Drafter {
   suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined;
   /** Learns from the rows of a step, when its tokens are part of the sequence. */
   observe(step: StepRows): void;
+  /** Follows rows of the model's states, before the next proposals. */
+  follow(rows: readonly FollowedRows[]): void;
   /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void;
+}
+
+/** The model's states at some tokens of a sequence, in front of the layers that a draft head asks for. */
+export interface FollowedRows {
+  readonly id: string;
+  /** All tokens of the sequence; rows whose next token is not known yet are ignored. */
+  readonly tokenIds: readonly number[];
+  /** Position of the first row. */
+  readonly from: number;
+  /** `[rows, layers * hiddenSize]` */
+  readonly states: Float32Array;
 }
 
 export interface DraftedSequence {
   readonly id: string;
   /** The sequence's tokens; the draft follows the last one. */
   readonly tokenIds: readonly number[];
-  /** Largest number of tokens of the draft; with 0, the draft model only reads the sequence. */
+  /** Largest number of tokens of the draft. */
   readonly mostTokens: number;
-  /** @default the draft model's own probabilities */
+  /** @default the head's own probabilities */
   readonly chancesOf?: ChancesOf | undefined;
 }
 
@@ -68,14 +81,16 @@ export interface VerifyingStep {
   readonly msPerRow: number;
 }
 
-/** A small model that drafts where texts have nothing likely. */
+/** A head that drafts where texts have nothing likely. */
 export interface DraftingModel {
   /** Time of all runs so far. */
   readonly spentMs: number;
   /** Predicts the time of each token of a run that gives each of `numRows` sequences one token. */
   msPerToken(numRows: number): number;
   /** Drafts for some sequences at once. @returns one draft for each, in the same order; empty where none pays */
-  propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): Promise<readonly Draft[]>;
+  propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): readonly Draft[];
+  /** Follows what a step has computed. */
+  follow(rows: readonly FollowedRows[]): void;
   /** Frees what is kept of a sequence. */
   forget(id: string): void;
 }

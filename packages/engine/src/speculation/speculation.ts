@@ -28,9 +28,17 @@ import {
   withRowMs,
 } from "@readme-moe/core";
 import type { KvMemory } from "@readme-moe/kernel";
-import { type BatchItem, expertsOf, type ItemLogits, type RoutedDraft, workOf } from "../batch.ts";
+import { type BatchItem, expertsOf, type ItemLogits, type ItemStates, type RoutedDraft, workOf } from "../batch.ts";
 import { countDraft, type Sequence } from "../sequence.ts";
-import type { Drafter, DraftQuestion, DraftingModel, ProposedDraft, StepBeforeDrafts, StepRows } from "./drafter.ts";
+import type {
+  Drafter,
+  DraftQuestion,
+  DraftingModel,
+  FollowedRows,
+  ProposedDraft,
+  StepBeforeDrafts,
+  StepRows,
+} from "./drafter.ts";
 import { TextDrafter } from "./text-drafter.ts";
 
 export interface SpeculationParts {
@@ -93,6 +101,8 @@ export class Speculation {
   readonly #drafts = new Map<Sequence, StepDraft>();
   /** Number of known tokens of each sequence of the step that runs. */
   readonly #numKnown = new Map<Sequence, number>();
+  /** States of steps since the last plan. */
+  readonly #states: ItemStates[] = [];
   /** Predicted costs and known tokens of the step that runs. */
   #step: StepBeforeDrafts | undefined;
 
@@ -100,8 +110,19 @@ export class Speculation {
     this.#parts = parts;
   }
 
+  /** Takes the model's states at the tokens of a step, which may still be taken back. */
+  keep(states: readonly ItemStates[]): void {
+    this.#states.push(...states);
+  }
+
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
+    const followed = this.#states.splice(0).filter(({ sequence }) => sequence.slot && !sequence.finishReason);
+    if (followed.length > 0) {
+      this.#parts.drafter.follow(
+        followed.map(({ sequence: { id, tokenIds }, ...rows }) => ({ id, tokenIds, ...rows })),
+      );
+    }
     this.#learning.begin();
     this.#step = undefined;
     if (this.#learning.isResting || !batch.some((item) => this.#mayDraft(item))) return batch;
@@ -426,7 +447,7 @@ async function routeDrafts(
   return routes;
 }
 
-// With a chance of the first token from here on, a text's draft runs at once: a model would take longer.
+// With a chance of the first token from here on, a text's draft runs at once: a head would take longer.
 const LIKELY = 0.75;
 
 export class EngineDrafter implements Drafter {
@@ -456,8 +477,7 @@ export class EngineDrafter implements Drafter {
     });
     const verifying = { tokens: work.tokens, ms: predictStepMs(cost, work), msPerRow: cost.msPerToken };
     const beforeMs = model.spentMs;
-    // Where the model fails, sequences go on without its drafts.
-    const ofModel = await model.propose(asked, verifying).catch(() => []);
+    const ofModel = model.propose(asked, verifying);
     const drafterMs = (model.spentMs - beforeMs) / open.length;
     for (const [place, { question, index }] of open.entries()) {
       const choices = [ofModel[place] ?? [], drafts[index] ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
@@ -470,6 +490,10 @@ export class EngineDrafter implements Drafter {
 
   observe(step: StepRows): void {
     this.#texts.observe(step);
+  }
+
+  follow(rows: readonly FollowedRows[]): void {
+    this.#model?.follow(rows);
   }
 
   forget: Drafter["forget"] = (sequence) => {

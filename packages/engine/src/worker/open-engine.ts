@@ -29,6 +29,8 @@ import {
   type ModelConfig,
   type ModelText,
   openModel,
+  type DraftHead,
+  findDraftHead,
   promptFingerprint,
   type PromptModel,
   resolveCacheFolder,
@@ -53,12 +55,14 @@ import {
   stateSlots,
   totalBytes,
   weightSizes,
+  kvPrecisionOf,
 } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import { SavedPrefixes } from "../saved-prefixes.ts";
 import { SavedPrompts } from "../saved-prompts.ts";
 import { EngineDrafter, Speculation, type SpeculationParts } from "../speculation/speculation.ts";
-import { draftBytesOf, type ModelDrafter, openDraftModel } from "../speculation/model-drafter.ts";
+import { HeadDrafter } from "../speculation/head-drafter.ts";
+import { headKvTokens, headSizes } from "../speculation/head-runner.ts";
 
 /** Speed of a common disk: the system may have dropped mapped weights from memory. */
 const DISK_BYTES_PER_MS = 1e6;
@@ -73,8 +77,6 @@ export interface OpenedEngine {
   readonly keptPrompts: KeptPrompts;
   /** Beginnings of prompts on disk; `undefined` if none are kept there. */
   readonly savedPrefixes: SavedPrefixes | undefined;
-  /** The model that drafts; `undefined` if the options name none. */
-  readonly draftModel: ModelDrafter | undefined;
   readonly residency: Residency;
   /** The layers that fill masks. They are large, and read when they are first used. */
   readonly maskedHead: MaskedHead;
@@ -116,7 +118,10 @@ export async function openEngine(
     const options = optionsFor(opened.config, { ...given, precision }, weights.experts);
     const scheduler = await schedulerOf(options);
     checkStreaming(opened, options);
-    const draftBytes = await draftBytesOf(options.draft, options);
+    const drafts = options.speculation && !opened.config.pooling;
+    const head = drafts ? await findDraftHead(opened, options.draftHead) : undefined;
+    closers.push(async () => head?.close());
+    const draftBytes = head && headSizes(head, precision, kvPrecisionOf(precision, options.kvPrecision));
     const sizes = planModelMemory(opened, options, { freeBytes: plannableBytes(options), draftBytes, weights });
     const model = forContext(opened, sizes.contextTokens);
     const { threads, cacheFolder, kernel: kind } = options;
@@ -165,17 +170,21 @@ export async function openEngine(
       begin("measuring");
       return measureCost(runner, { residency, now });
     };
+    const openHead = async (own: DraftHead): Promise<HeadDrafter> => {
+      const { kvPrecision } = runner;
+      const folder = resolveCacheFolder(cacheFolder);
+      const heads = { kernel: kind, threads: kernel.threads, cacheFolder: folder, precision, kvPrecision, now };
+      const room = headKvTokens(own, kvPrecision, capacityTokens);
+      const opening = { ...heads, capacityTokens: room, onCacheFailure };
+      const headDrafter = new HeadDrafter(await runner.openHead(own, opening), model.config.eosTokenIds);
+      closers.push(() => headDrafter.dispose());
+      return headDrafter;
+    };
     const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
       output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
-    if (options.draft !== undefined && model.config.pooling) {
-      throw new TypeError(`Expected \`draft\` for a model that generates; ${path} has no tokens to draft`);
-    }
-    const drafting = { ...options, contextTokens, onProgress: report, onCacheFailure };
-    const draftModel = options.draft === undefined ? undefined : await openDraftModel(options.draft, drafting, model);
-    closers.push(async () => draftModel?.dispose());
-    const drafter = new EngineDrafter(draftModel);
+    const drafter = new EngineDrafter(head && (await openHead(head)));
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
     const { encoder, dense = [] } = model.weights;
     const layers = [...(encoder?.classifier ?? []), ...dense];
@@ -187,7 +196,7 @@ export async function openEngine(
       admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),
       saved: savedPrefixes,
       // A sequence that ends after its prompt has no tokens to draft.
-      speculation: options.speculation && !model.config.pooling ? new Speculation(speculated) : undefined,
+      speculation: drafts ? new Speculation(speculated) : undefined,
       scheduler,
       cost,
       residency,
@@ -230,7 +239,6 @@ export async function openEngine(
       core,
       keptPrompts,
       savedPrefixes,
-      draftModel,
       residency,
       maskedHead: new MaskedHead(model),
       info,

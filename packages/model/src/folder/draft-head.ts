@@ -6,14 +6,20 @@ import { Fields, MOST } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import { invalid, unsupported } from "../files/errors.ts";
-import { orClose, readJsonFile } from "../files/read-file.ts";
+import { exists, orClose, readJsonFile } from "../files/read-file.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { selectRows } from "../weights/computed-tensors.ts";
-import { type FeedForwardRefs, type LinearRefs, linearRefs, type TensorRef, tensorRef } from "../weights/model-weights.ts";
+import {
+  type FeedForwardRefs,
+  type LinearRefs,
+  linearRefs,
+  type TensorRef,
+  tensorRef,
+} from "../weights/model-weights.ts";
 import { CONFIG_FILE, type Model, SINGLE_FILE } from "./model.ts";
 
 /** Returns the folder in which a model's draft head is found: `draft-head` in a folder, `NAME.draft-head` by a file. */
-export function draftHeadFolder(modelPath: string): string {
+function draftHeadFolder(modelPath: string): string {
   return modelPath.endsWith(".gguf") ? modelPath.replace(/gguf$/, "draft-head") : join(modelPath, "draft-head");
 }
 
@@ -51,6 +57,22 @@ export interface DraftHead {
   /** Hashes the files, see `Model.fingerprint`. */
   readonly fingerprint: Model["fingerprint"];
   close(): Promise<void>;
+}
+
+/**
+ * Opens the draft head of a model, if it has one.
+ *
+ * @param asked - its folder, or "none" @default the one beside the model's files
+ * @throws as `openDraftHead`
+ */
+export async function findDraftHead(
+  model: Pick<Model, "path" | "config" | "weights">,
+  asked?: string,
+): Promise<DraftHead | undefined> {
+  if (asked === "none" || (asked === undefined && !(await exists(join(draftHeadFolder(model.path), CONFIG_FILE))))) {
+    return undefined;
+  }
+  return openDraftHead(asked ?? draftHeadFolder(model.path), model);
 }
 
 /**
@@ -97,7 +119,9 @@ function parseLayers(json: Fields, { numLayers }: ModelConfig): readonly number[
   const layers = given.map(Number);
   const isRising = layers.every((layer, i) => Number.isInteger(layer) && layer > (layers[i - 1] ?? 0));
   if (layers.length < 2 || !isRising || layers.at(-1)! >= numLayers) {
-    throw json.invalid(`expected layers of a model of ${numLayers} layers in rising order, got ${JSON.stringify(given)}`);
+    throw json.invalid(
+      `expected layers of a model of ${numLayers} layers in rising order, got ${JSON.stringify(given)}`,
+    );
   }
   return layers;
 }

@@ -65,7 +65,7 @@ export function openModels(paths: readonly string[], flags: ModelFlags, signal: 
 }
 
 /** Flags that are about one model, which is open from the start to the end. */
-const OF_ONE = ["name", "lora", "draft", "recordTrace", "fleet"] as const;
+const OF_ONE = ["name", "lora", "draftHead", "recordTrace", "fleet"] as const;
 
 function openOnDemand(paths: readonly string[], flags: ModelFlags, signal: AbortSignal): ServerModels {
   const wrong = OF_ONE.find(

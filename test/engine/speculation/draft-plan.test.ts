@@ -1,19 +1,17 @@
-// Decisions of a draft model, compared with searches through all choices.
+// Decisions of a draft head, compared with searches through all choices.
 
 import { draftChances, newAcceptance } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import {
   averageChance,
-  catchUpRows,
   continuedDrafts,
   DraftChain,
   evidenceOf,
-  FEW_TOKENS,
   FIRST_CHANCE,
   relaxedChance,
   startingDrafts,
   typicalChance,
-} from "../../../packages/engine/src/speculation/draft-model-plan.ts";
+} from "../../../packages/engine/src/speculation/draft-plan.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 
 /** All subsets of `[0, size)`. */
@@ -51,7 +49,7 @@ describe("the drafts that get one more token", () => {
     expect(Math.min(...["none", "some", "all"].map((kind) => counts.get(kind) ?? 0))).toBeGreaterThan(20);
   });
 
-  test("none goes on where a row of the other model costs more than what a sure token gives", () => {
+  test("none goes on where a row costs more than what a sure token gives", () => {
     const step = { tokens: 1, ms: 4 };
     expect(continuedDrafts(step, [1, 1], { runMs: () => 0, rowMs: 4.01 })).toEqual([]);
     expect(continuedDrafts(step, [1, 1], { runMs: () => 0, rowMs: 3.99 })).toEqual([0, 1]);
@@ -100,32 +98,6 @@ describe("the sequences that are drafted for", () => {
   });
 });
 
-describe("a run of sequences that are behind", () => {
-  test("keeps to its limits, wastes nothing and delays no sequence that is behind by a few tokens", () => {
-    const random = seededRandom(3);
-    for (let run = 0; run < 500; run++) {
-      const size = randomInteger(random, 8);
-      const missing = Array.from({ length: size }, () => randomInteger(random, random() < 0.5 ? FEW_TOKENS + 1 : 300));
-      const chunkTokens = 1 + randomInteger(random, 256);
-      const rows = catchUpRows(missing, chunkTokens);
-      const isLong = (index: number): boolean => (missing[index] as number) > FEW_TOKENS;
-      const long = Array.from(missing.keys()).filter(isLong);
-      const sumOf = (numbers: readonly number[]): number => long.reduce((sum, at) => sum + (numbers[at] as number), 0);
-      for (const [index, tokens] of missing.entries()) if (!isLong(index)) expect(rows[index]).toBe(tokens);
-      expect(sumOf(rows)).toBe(Math.min(chunkTokens, sumOf(missing)));
-      // Only one sequence is cut: shorter ones are read whole, longer ones wait.
-      const cut = long.filter((index) => rows[index] !== missing[index] && rows[index] !== 0);
-      expect(cut.length).toBeLessThanOrEqual(1);
-      const mostWhole = Math.max(
-        0,
-        ...long.filter((index) => rows[index] === missing[index]).map((at) => missing[at] ?? 0),
-      );
-      const leastWaiting = Math.min(Infinity, ...long.filter((at) => rows[at] === 0).map((at) => missing[at] ?? 0));
-      expect(mostWhole).toBeLessThanOrEqual(leastWaiting);
-    }
-  });
-});
-
 test("classes of evidence rise with the probability, and hold their typical chance", () => {
   const probabilities = Array.from({ length: 1001 }, (_, index) => index / 1000);
   const classes = probabilities.map(evidenceOf);
@@ -136,7 +108,7 @@ test("classes of evidence rise with the probability, and hold their typical chan
 
 test("before any outcome, chances are the typical ones with odds that are estimated low", () => {
   const classes = Array.from({ length: 13 }, (_, evidence) => evidence);
-  const draft = { source: "model", tokenIds: classes, classes } as const;
+  const draft = { source: "head", tokenIds: classes, classes } as const;
   const chances = draftChances(newAcceptance("engine"), newAcceptance("sequence"), draft);
   for (const evidence of classes) {
     const odds = (0.8 * typicalChance(evidence)) / (1 - typicalChance(evidence));
@@ -154,7 +126,7 @@ test("the chance of a sequence follows its drafts, and returns to the first one 
   expect(numCalls).toBeLessThan(400);
 });
 
-const limits = { mostTokens: 3, leastChance: 0.2, vocabSize: 100, eosTokenIds: [7] };
+const limits = { mostTokens: 3, leastChance: 0.2, eosTokenIds: [7] };
 
 function grow(...tokens: readonly (readonly [tokenId: number, probability: number])[]): readonly number[] {
   const chain = new DraftChain(limits);
@@ -181,7 +153,7 @@ describe("a draft", () => {
     expect(chain.chance).toBeCloseTo(0.4);
     expect(chain.expectedTokens).toBeCloseTo(1.2);
     chain.add(1, 0.5);
-    expect(chain.draft).toEqual({ source: "model", tokenIds: [8, 5], classes: [5, 5] });
+    expect(chain.draft).toEqual({ source: "head", tokenIds: [8, 5], classes: [5, 5] });
     expect(chain.seenChances).toEqual([0.8, 0.5, 0.1]);
     expect([chain.growsFrom, chain.expectedTokens]).toEqual([undefined, 0.8 + 0.4]);
   });

@@ -1,0 +1,237 @@
+// Drafts of a trained head, which continues the model's own states between the engine's steps.
+
+import type { Draft } from "@readme-moe/core";
+import type { KvSlot } from "@readme-moe/kernel";
+import type { DraftedSequence, DraftingModel, FollowedRows, VerifyingStep } from "./drafter.ts";
+import { continuedDrafts, DraftChain, type DraftCosts, SequenceChances, startingDrafts } from "./draft-plan.ts";
+import type { HeadOutput, HeadRunner } from "./head-runner.ts";
+
+/** A sequence as far as the head has followed it. */
+interface Followed {
+  readonly slot: KvSlot;
+  /** Position in the sequence of the first token that the head has seen the states of. */
+  readonly first: number;
+  /** Rows that have not run: the model's states at a token, and the token that follows. */
+  waiting: { readonly tokenId: number; readonly states: Float32Array }[];
+  /** Whether a draft began since rows that waited were last made to run. */
+  isDrafted: boolean;
+}
+
+/** A sequence within a call. */
+interface Drafting {
+  readonly sequence: DraftedSequence;
+  readonly followed: Followed;
+  readonly chain: DraftChain;
+  last: HeadOutput | undefined;
+}
+
+const NO_DRAFT: Draft = { source: "head", tokenIds: [], classes: [] };
+
+/** Rows that may wait for a draft. More of them run at once, or are dropped. */
+const MOST_WAITING = 16;
+/** Number of sequences of a step from which on nobody is followed, since hardly any draft pays. */
+const MANY_SEQUENCES = 8;
+/** Chance that a token is reached and accepted, below which a draft ends before it. */
+const LEAST_CHANCE = 0.1;
+
+/**
+ * Drafts with a head. It follows sequences as they grow, and continues them greedily, all at once. The tokens of a draft
+ * depend on what the head has seen of the sequence; time decides only how far it goes.
+ *
+ * The head's kernel has threads of its own. They sleep while the engine's threads run: the two never run at the same time.
+ */
+export class HeadDrafter implements DraftingModel {
+  readonly #runner: HeadRunner;
+  readonly #eosTokenIds: readonly number[];
+  /** Sequences by id, the least recently used first. */
+  readonly #sequences = new Map<string, Followed>();
+  readonly #chances = new SequenceChances();
+
+  /** @param eosTokenIds - tokens of the model after which nothing follows */
+  constructor(runner: HeadRunner, eosTokenIds: readonly number[]) {
+    this.#runner = runner;
+    this.#eosTokenIds = eosTokenIds;
+  }
+
+  get spentMs(): number {
+    return this.#runner.spentMs;
+  }
+
+  msPerToken(numRows: number): number {
+    return this.#runner.msPerRun(numRows) / numRows;
+  }
+
+  /** Follows what a step has computed. Rows of prompts run at once, those of an answer with its next draft. */
+  follow(steps: readonly FollowedRows[]): void {
+    const isAsleep = steps.length >= MANY_SEQUENCES;
+    for (const { id, tokenIds, from, states } of steps) {
+      const width = this.#runner.head.layers.length * this.#runner.head.config.hiddenSize;
+      const numRows = Math.min(states.length / width, tokenIds.length - 1 - from);
+      if (numRows <= 0) continue;
+      const rows = Array.from({ length: numRows }, (_, row) => ({
+        tokenId: tokenIds[from + row + 1] ?? 0,
+        states: states.subarray(row * width, (row + 1) * width),
+      }));
+      const known = this.#before(id, from);
+      const isLong = (known?.waiting.length ?? 0) + numRows > MOST_WAITING;
+      const mayRun = !isAsleep && (known?.isDrafted === true || numRows > MOST_WAITING);
+      if (isLong && !mayRun) {
+        this.forget(id);
+        const dropped = Math.max(0, numRows - MOST_WAITING);
+        this.#begin(id, from + dropped, rows.slice(dropped));
+      } else if (known) known.waiting.push(...rows);
+      else this.#begin(id, from, rows);
+      const followed = this.#sequences.get(id);
+      if (followed && isLong && mayRun) this.#catchUp(id, followed);
+    }
+  }
+
+  propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): readonly Draft[] {
+    const members = this.#begun(sequences, step);
+    const numRows = members.reduce((sum, { followed }) => sum + followed.waiting.length, 0);
+    const bases = members.map(({ followed }) => followed.slot.numTokens + followed.waiting.length);
+    const outputs = this.#runner.run(members.map(({ followed }) => rowsOf(followed, true)));
+    for (const [index, member] of members.entries()) {
+      member.followed.waiting = [];
+      member.followed.isDrafted = true;
+      extend(member, outputs[index]);
+    }
+    this.#continue(members, numRows, step);
+    for (const [index, { sequence, followed, chain }] of members.entries()) {
+      this.#chances.include(sequence.id, chain.seenChances);
+      this.#runner.kv.truncate(followed.slot, bases[index] ?? 0);
+    }
+    const drafts = new Map(members.map(({ sequence, chain }) => [sequence.id, chain.draft]));
+    return sequences.map(({ id }) => drafts.get(id) ?? NO_DRAFT);
+  }
+
+  forget(id: string): void {
+    this.#drop(id);
+    this.#chances.forget(id);
+  }
+
+  async dispose(): Promise<void> {
+    for (const id of Array.from(this.#sequences.keys())) this.forget(id);
+    await this.#runner.close();
+  }
+
+  #drop(id: string): void {
+    const followed = this.#sequences.get(id);
+    if (!followed) return;
+    this.#sequences.delete(id);
+    this.#runner.kv.release(followed.slot);
+  }
+
+  /** Returns what is known of a sequence in front of a position, with nothing behind it; `undefined` with a gap. */
+  #before(id: string, position: number): Followed | undefined {
+    const followed = this.#sequences.get(id);
+    if (!followed) return undefined;
+    const { slot, first, waiting } = followed;
+    const ran = first + slot.numTokens;
+    if (position < first || position > ran + waiting.length) {
+      this.#drop(id);
+      return undefined;
+    }
+    if (position < ran) this.#runner.kv.truncate(slot, position - first);
+    waiting.length = Math.max(0, position - ran);
+    return followed;
+  }
+
+  #begin(id: string, first: number, waiting: Followed["waiting"]): void {
+    const slot = this.#runner.kv.admit(0);
+    if (slot) this.#sequences.set(id, { slot, first, waiting, isDrafted: true });
+  }
+
+  #catchUp(id: string, followed: Followed): void {
+    if (!this.#makeRoom(id, followed, followed.waiting.length)) return this.#drop(id);
+    this.#runner.run([rowsOf(followed, false)]);
+    followed.waiting = [];
+    followed.isDrafted = false;
+  }
+
+  /** Reserves positions; sequences that were used least recently make room. */
+  #makeRoom(id: string, { slot }: Followed, numRows: number, members: ReadonlySet<string> = new Set([id])): boolean {
+    const numTokens = slot.numTokens + numRows;
+    if (numTokens > this.#runner.head.config.contextTokens) return false;
+    for (;;) {
+      if (this.#runner.kv.reserve(slot, numTokens)) return true;
+      const oldest = Array.from(this.#sequences.keys()).find((other) => !members.has(other));
+      if (oldest === undefined) return false;
+      this.#drop(oldest);
+    }
+  }
+
+  /** Begins the drafts of sequences that the head has followed up to their last token, where they may pay. */
+  #begun(sequences: readonly DraftedSequence[], step: VerifyingStep | undefined): readonly Drafting[] {
+    const ready = sequences.flatMap((sequence) => {
+      const followed = this.#sequences.get(sequence.id);
+      if (!followed || followed.waiting.length === 0) return [];
+      const end = followed.first + followed.slot.numTokens + followed.waiting.length;
+      return end === sequence.tokenIds.length - 1 ? [{ sequence, followed }] : [];
+    });
+    const prospects = ready.map(({ sequence: { id, mostTokens } }) => ({ chance: this.#chances.of(id), mostTokens }));
+    const starting = new Set(step ? startingDrafts(step, prospects, this.#costs(step)) : ready.keys());
+    const members = new Set(ready.map(({ sequence }) => sequence.id));
+    return ready.flatMap(({ sequence, followed }, index) => {
+      const { id, mostTokens, chancesOf } = sequence;
+      if (!starting.has(index)) {
+        this.#chances.relax(id);
+        return [];
+      }
+      if (!this.#makeRoom(id, followed, followed.waiting.length + mostTokens - 1, members)) {
+        this.#drop(id);
+        return [];
+      }
+      this.#sequences.delete(id);
+      this.#sequences.set(id, followed);
+      const limits = { mostTokens, leastChance: LEAST_CHANCE, eosTokenIds: this.#eosTokenIds, chancesOf };
+      return [{ sequence, followed, chain: new DraftChain(limits), last: undefined }];
+    });
+  }
+
+  /** Runs one more token of each draft that goes on, until none does. @param firstRows - rows that began the drafts */
+  #continue(members: readonly Drafting[], firstRows: number, step: VerifyingStep | undefined): void {
+    let runsMs = this.#runner.msPerRun(firstRows);
+    for (;;) {
+      const live = members.filter(({ chain, last }) => last && chain.growsFrom !== undefined);
+      const going = step ? this.#going(live, { ...step, ms: step.ms + runsMs }, members) : live;
+      for (const one of live) if (!going.includes(one)) one.chain.end();
+      if (going.length === 0) return;
+      runsMs += this.#runner.msPerRun(going.length);
+      const rows = going.flatMap(({ followed: { slot }, chain: { growsFrom = 0 }, last }) =>
+        last ? { slot, tokenIds: [growsFrom], states: last.state, isWanted: true } : [],
+      );
+      for (const [index, output] of this.#runner.run(rows).entries()) {
+        const member = going[index];
+        if (member) extend(member, output);
+      }
+    }
+  }
+
+  /** Chooses the drafts that get one more token. @param step - the step and all runs so far */
+  #going(live: readonly Drafting[], step: VerifyingStep, members: readonly Drafting[]): readonly Drafting[] {
+    const tokens = members.reduce((sum, { chain }) => sum + chain.expectedTokens, step.tokens);
+    const numRows = members.reduce((sum, { chain }) => sum + chain.length, 0);
+    const soFar = { tokens, ms: step.ms + step.msPerRow * numRows };
+    const gains = live.map(({ sequence, chain }) => chain.chance * this.#chances.of(sequence.id));
+    return continuedDrafts(soFar, gains, this.#costs(step)).flatMap((index) => live[index] ?? []);
+  }
+
+  #costs({ msPerRow }: VerifyingStep): DraftCosts {
+    return { runMs: (numRows) => this.#runner.msPerRun(numRows), rowMs: msPerRow };
+  }
+}
+
+function extend(member: Drafting, output: HeadOutput | undefined): void {
+  member.last = output;
+  if (output) member.chain.add(output.tokenId, output.probability);
+  else member.chain.end();
+}
+
+function rowsOf({ slot, waiting }: Followed, isWanted: boolean): Parameters<HeadRunner["run"]>[0][number] {
+  const [first] = waiting;
+  const width = first?.states.length ?? 0;
+  const states = new Float32Array(waiting.length * width);
+  for (const [row, one] of waiting.entries()) states.set(one.states, row * width);
+  return { slot, tokenIds: waiting.map(({ tokenId }) => tokenId), states, isWanted };
+}
