@@ -40,6 +40,8 @@ export type { TuningLosses, TuningPoint, TuningReport } from "./tuning/tuning-re
 export { LORA_OPTIONS, type LoraOptions, type LoraProgress, type LoraRun, type LoraStage } from "./lora/options.ts";
 export type { ExpertReport, LoraReport, TrainingReport } from "./lora/lora-report.ts";
 export { tuneLoras } from "./lora/tune-loras.ts";
+export { HEAD_OPTIONS, type HeadOptions, type HeadProgress, type HeadRun } from "./draft-head/options.ts";
+export { trainDraftHead, type HeadReport } from "./draft-head/train-draft-head.ts";
 export {
   EXPORT_DTYPES,
   exportTransformersJs,

@@ -193,7 +193,7 @@ const masks = new WeakMap<GraphBuilder, Map<string, Value>>();
  * Returns the mask that is added to scores `[…, tokens, tokens]`: zero where the column is neither after the row nor
  * `window` or more before it. A graph has one mask for each size.
  */
-function causalMask(g: GraphBuilder, tokens: number, window: number = tokens): Value {
+export function causalMask(g: GraphBuilder, tokens: number, window: number = tokens): Value {
   const known = masks.get(g) ?? new Map<string, Value>();
   masks.set(g, known);
   const name = `causal_mask:${tokens}:${window}`;

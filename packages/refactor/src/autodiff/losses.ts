@@ -7,12 +7,14 @@ import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
 
 const {
   Add,
+  AddToColumns,
   Concat,
   FrozenProduct,
   Gather,
   GatherColumns,
   Log,
   Mul,
+  Neg,
   ReduceLogSumExp,
   ReduceMax,
   ReduceSum,
@@ -36,6 +38,28 @@ export function crossEntropy(tape: Tape, logits: Tensor, targets: Tensor): Tenso
   const rule = (gradient: Value): Value => {
     const predicted = Mul(g, Softmax(g, logits.value, -1), Unsqueeze(g, weights, [1]));
     return Mul(g, gradient, Sub(g, predicted, targets.value));
+  };
+  return tape.record(Reshape(g, ReduceSum(g, rows, 0), [1]), [1], [[logits, rule]]);
+}
+
+/** Best outputs of a row, and their weights; others have none. */
+interface Candidates {
+  /** int64 `[rows, candidates]`; one that occurs several times has all its weights. */
+  readonly ids: Tensor;
+  /** `[rows, candidates]`; a row counts as its sum. */
+  readonly shares: Tensor;
+}
+
+/** Sums `-Σ share · log softmax(logits)[id]` over rows `[rows, classes]`, `[1]`, as `crossEntropy` of sparse targets. */
+export function candidateCrossEntropy(tape: Tape, logits: Tensor, { ids, shares }: Candidates): Tensor {
+  const g = tape.graph;
+  const weights = ReduceSum(g, shares.value, 1);
+  const predicted = Softmax(g, logits.value, -1);
+  const hit = ReduceSum(g, Mul(g, shares.value, GatherColumns(g, logits.value, ids.value)), 1);
+  const rows = Sub(g, Mul(g, weights, logSumsOf(g, logits.value, predicted)), hit);
+  const rule = (gradient: Value): Value => {
+    const pulled = Mul(g, predicted, Mul(g, gradient, Unsqueeze(g, weights, [1])));
+    return AddToColumns(g, pulled, ids.value, Neg(g, Mul(g, gradient, shares.value)));
   };
   return tape.record(Reshape(g, ReduceSum(g, rows, 0), [1]), [1], [[logits, rule]]);
 }

@@ -74,18 +74,26 @@ export async function printReport<Report>(
 /**
  * Makes the flags of a table of options.
  *
- * @param other - options of another kind of work that the command does, too
- * @param kind - its name in the help
+ * @param others - options of other kinds of work that the command does, too, by their names in the help
  */
-export function flagsOf(table: LabTable, other: LabTable = {}, kind = ""): readonly Option[] {
-  return Object.keys({ ...table, ...other }).flatMap((name) => {
-    const options = [table[name], other[name]].filter((option) => option !== undefined);
-    const [first] = options;
-    if (first?.about === undefined) return [];
-    const [fallback, second] = options.map(defaultOf);
-    const words = second === undefined || second === fallback ? fallback : `${fallback}; ${kind}: ${second}`;
-    const about = name in table ? first.about : `${kind}: ${first.about}`;
-    return [flagOf(name, words === undefined ? about : `${about} (default: ${words})`, first, options)];
+export function flagsOf(table: LabTable, others: Readonly<Record<string, LabTable>> = {}): readonly Option[] {
+  const tables = Object.entries({ "": table, ...others });
+  const names = new Set(tables.flatMap(([, own]) => Object.keys(own)));
+  return Array.from(names).flatMap((name) => {
+    const found = tables.flatMap(([kind, own]) => {
+      const option = own[name];
+      return option ? [{ kind, option, words: defaultOf(option) }] : [];
+    });
+    const [first] = found;
+    if (first?.option.about === undefined) return [];
+    const words = found.flatMap(({ kind, words: own }, index) => {
+      if (own === undefined || (index > 0 && own === first.words)) return [];
+      return [index > 0 ? `${kind}: ${own}` : own];
+    });
+    const about = first.kind === "" ? first.option.about : `${first.kind}: ${first.option.about}`;
+    const help = words.length === 0 ? about : `${about} (default: ${words.join("; ")})`;
+    const options = found.map(({ option }) => option);
+    return [flagOf(name, help, first.option, options)];
   });
 }
 

@@ -60,7 +60,7 @@ export function Gather(g: GraphBuilder, x: Value, indices: Value): Value {
   return g.node("Gather", [x, indices], { axis: 0 });
 }
 
-/** Elements of `x` `[rows, columns]` by int64 column `[rows, 1]`. */
+/** Elements of `x` `[rows, columns]` by int64 columns `[rows, …]`. */
 export function GatherColumns(g: GraphBuilder, x: Value, columns: Value): Value {
   return g.node("GatherElements", [x, columns], { axis: 1 });
 }
@@ -68,6 +68,11 @@ export function GatherColumns(g: GraphBuilder, x: Value, columns: Value): Value 
 /** `x` `[rows, columns]` with other elements at int64 column `[rows, 1]` of each row. */
 export function ScatterColumns(g: GraphBuilder, x: Value, columns: Value, elements: Value): Value {
   return g.node("ScatterElements", [x, columns, elements], { axis: 1 });
+}
+
+/** `x` `[rows, columns]` plus elements at int64 columns `[rows, …]` of each row. */
+export function AddToColumns(g: GraphBuilder, x: Value, columns: Value, elements: Value): Value {
+  return g.node("ScatterElements", [x, columns, elements], { axis: 1, reduction: "add" });
 }
 
 /** `shape` may hold one -1 (the rest) and zeros (the input's size at the same place). */

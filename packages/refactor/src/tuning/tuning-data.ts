@@ -94,11 +94,11 @@ export async function routeAll(
  *
  * @param step - from 0
  */
-export function sequencesOfStep(
-  all: readonly RoutedSequence[],
+export function sequencesOfStep<Sequence extends TextSequence & Partial<RoutedSequence>>(
+  all: readonly Sequence[],
   step: number,
   { batchSequences, seed }: { readonly batchSequences: number; readonly seed: number },
-): readonly RoutedSequence[] {
+): readonly Sequence[] {
   const drawn = Array.from({ length: batchSequences }, (_, place) => {
     const index = step * batchSequences + place;
     const epoch = Math.floor(index / all.length);
@@ -136,8 +136,8 @@ export function labelsOf({ tokenIds }: Pick<Batch, "tokenIds">, sequenceTokens: 
   return { ids, weights };
 }
 
-/** Returns the expert of most tokens. */
-function commonestExpert(experts: Uint16Array): number {
+/** Returns the expert of most tokens, 0 of sequences without experts. */
+function commonestExpert(experts: Uint16Array = new Uint16Array()): number {
   const counts: number[] = [];
   for (const expert of experts) counts[expert] = (counts[expert] ?? 0) + 1;
   let best = 0;
