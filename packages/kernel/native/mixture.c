@@ -80,17 +80,18 @@ void route_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows)
 
 /** Copies the parts of a row's inputs that products of a mixture's experts read. */
 static void copy_row(const Rows *from, size_t row, const Rows *to, size_t place, int hasFloats, int isRounded) {
-  size_t width = (size_t)from->width, groups = width / GROUP;
-  if (hasFloats) memcpy(to->floats + place * width, from->floats + row * width, width * 4);
+  // Rows of a draft head have room for the inputs of its attention too.
+  size_t width = (size_t)to->width, groups = width / GROUP, first = row * (size_t)from->width, firstGroup = first / GROUP;
+  if (hasFloats) memcpy(to->floats + place * width, from->floats + first, width * 4);
   if (!isRounded) return;
-  memcpy(to->values + place * width, from->values + row * width, width);
+  memcpy(to->values + place * width, from->values + first, width);
 #ifdef __wasm__
-  memcpy(to->wide + place * width, from->wide + row * width, width * 2);
+  memcpy(to->wide + place * width, from->wide + first, width * 2);
 #endif
-  memcpy(to->scales + place * groups, from->scales + row * groups, groups * 4);
-  memcpy(to->sums + place * groups, from->sums + row * groups, groups * 4);
-  memcpy(to->offsets + place * groups, from->offsets + row * groups, groups * 4);
-  memcpy(to->halfSums + place * groups, from->halfSums + row * groups, groups * 4);
+  memcpy(to->scales + place * groups, from->scales + firstGroup, groups * 4);
+  memcpy(to->sums + place * groups, from->sums + firstGroup, groups * 4);
+  memcpy(to->offsets + place * groups, from->offsets + firstGroup, groups * 4);
+  memcpy(to->halfSums + place * groups, from->halfSums + firstGroup, groups * 4);
 }
 
 /** Copies the inputs of pairs, from place `from` on, of rows from `firstRow` on. */
