@@ -39,7 +39,11 @@ export function plainDrafts(head: PlainHead, { states, embeddings, head: outputs
     let seen: readonly Seen[] = firstSeen;
     const logits: Row[] = [];
     for (let draft = 0; draft < drafts && row + 1 + draft < embeddings.length; draft++) {
-      const { own, next } = layer(head, { stream, embedding: embeddings[row + 1 + draft]!, position: row + draft }, seen);
+      const { own, next } = layer(
+        head,
+        { stream, embedding: embeddings[row + 1 + draft]!, position: row + draft },
+        seen,
+      );
       if (draft === 0) firstSeen.push(own);
       seen = draft === 0 ? [...firstSeen] : [...seen, own];
       stream = next;

@@ -46,9 +46,15 @@ describe.each(Object.keys(SHAPES))("a head of %s", (name) => {
     const gradients = new Map(parameters.map(({ key }) => [key, floatOutput(outputs, gradientName(key))]));
     for (const parameter of parameters) {
       const { key } = parameter;
-      expect(directionalError([parameter], gradients, () => plain().loss), key).toBeLessThan(BOUND);
+      expect(
+        directionalError([parameter], gradients, () => plain().loss),
+        key,
+      ).toBeLessThan(BOUND);
       const flipped = new Map([[key, gradients.get(key)!.map((slope) => -slope)]]);
-      expect(directionalError([parameter], flipped, () => plain().loss), key).toBeGreaterThan(20 * BOUND);
+      expect(
+        directionalError([parameter], flipped, () => plain().loss),
+        key,
+      ).toBeGreaterThan(20 * BOUND);
     }
   });
 });

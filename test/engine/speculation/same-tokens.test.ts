@@ -9,6 +9,15 @@ import type { Drafter } from "../../../packages/engine/src/speculation/drafter.t
 import { CoreBench, outcomesAlone, type Job, type Limits } from "../../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { runningTinyMixture, runningTinyModel } from "../../support/running-tiny-model.ts";
+import type { KernelRunner, StepLogits } from "@readme-moe/engine";
+import type { KvSlot } from "@readme-moe/kernel";
+import { findDraftHead } from "@readme-moe/model";
+import { HeadDrafter } from "../../../packages/engine/src/speculation/head-drafter.ts";
+import { kvFor } from "../../support/greedy.ts";
+import { POCKET, POCKET_HEAD } from "../../support/pocket.ts";
+import { pocketTexts } from "../../support/pocket-texts.ts";
+import { type RunningModel, runningModel } from "../../support/running-model.ts";
+import { persistentFolder } from "../../support/temporary-folder.ts";
 
 let running: Awaited<ReturnType<typeof runningTinyModel>>;
 let tokenizer: Tokenizer;
@@ -124,5 +133,96 @@ describe.each([
     const without = await stepsOf(jobs);
     expect(await stepsOf(jobs, new Oracle(alone, 0, seed))).toBeLessThan(0.6 * without);
     expect(await stepsOf(jobs, new Oracle(alone, 1, seed))).toBe(without);
+  });
+});
+
+describe("with a trained head", () => {
+  let pocket: RunningModel;
+  let texts: readonly (readonly number[])[];
+  afterAll(() => pocket[Symbol.asyncDispose]());
+  beforeAll(async () => {
+    pocket = await runningModel(POCKET);
+    ({ tokenizer } = await pocket.model.loadText());
+    const documents = (await pocketTexts(["book", "arxiv"])).flatMap((text) => text.documents.slice(0, 10));
+    texts = await Promise.all(documents.map(async (text) => Array.from(await tokenizer.encode(text)).slice(0, 250)));
+  });
+
+  /** Opens a drafter whose clock stands still, so that every draft pays. */
+  async function openDrafter(runner: KernelRunner): Promise<HeadDrafter> {
+    const head = (await findDraftHead(pocket.model, POCKET_HEAD))!;
+    const options = { precision: "fp32", kvPrecision: "fp16", threads: 2, now: () => 0 } as const;
+    const opening = { ...options, cacheFolder: await persistentFolder(), capacityTokens: 1024 };
+    return new HeadDrafter(await runner.openHead(head, opening), pocket.model.config.eosTokenIds);
+  }
+
+  test("drafts are the same however the states came", async () => {
+    await using own = await runningModel(POCKET);
+    const runner = own.runner as KernelRunner;
+    const drafter = await openDrafter(runner);
+    const random = seededRandom(5);
+    let numDrafted = 0;
+    for (const [number, tokenIds] of texts.slice(0, 6).entries()) {
+      const kv = kvFor(runner, tokenIds.length);
+      const slot = kv.admit(tokenIds.length) as KvSlot;
+      const step = { slot, tokenIds, experts: tokenIds.map(() => 0), logitsOf: [] };
+      const [{ states = new Float32Array(0) }] = (await runner.forward(kv, [step])) as [StepLogits];
+      const width = states.length / tokenIds.length;
+      const draftsOf = (id: string, end: number): readonly number[] => {
+        const [draft] = drafter.propose([{ id, tokenIds: tokenIds.slice(0, end), mostTokens: 4 }]);
+        return draft?.tokenIds ?? [];
+      };
+      const follow = (id: string, from: number, to: number): void => {
+        const rows = states.subarray(from * width, to * width);
+        drafter.follow([{ id, tokenIds: tokenIds.slice(0, to + 1), from, states: rows }]);
+      };
+      for (let end = 20; end < tokenIds.length; end += 37) {
+        const whole = `whole ${number} ${end}`;
+        follow(whole, 0, end - 1);
+        const expected = draftsOf(whole, end);
+        drafter.forget(whole);
+        const parts = `parts ${number}`;
+        // Some rows come twice, and drafts in between are taken back.
+        for (let from = 0; from < end - 1;) {
+          const to = Math.min(end - 1, from + 1 + randomInteger(random, 30));
+          follow(parts, Math.max(0, from - randomInteger(random, 3)), to);
+          draftsOf(parts, to + 1);
+          from = to;
+        }
+        follow(parts, end - 2, end - 1);
+        expect(draftsOf(parts, end)).toEqual(expected);
+        numDrafted += expected.length;
+      }
+    }
+    expect(numDrafted).toBeGreaterThan(20);
+    await drafter.dispose();
+  });
+
+  test.each(LIMITS)("give the same tokens and log-probabilities with %s", async (_, limits) => {
+    const jobs = jobsOf(24, 6).map((job, index) => {
+      const promptIds = texts[index % texts.length]!.slice(0, job.promptIds.length);
+      return { ...job, promptIds, params: { ...job.params, logitBias: {}, stopTokenIds: [] } };
+    });
+    const alone = await outcomesAlone(jobs, pocket, tokenizer);
+    await using own = await runningModel(POCKET);
+    const head = await openDrafter(own.runner as KernelRunner);
+    // The head drafts for all sequences, whatever its runs cost.
+    const drafter: Drafter = {
+      propose: async (questions) => {
+        const asked = questions.map(({ sequence: { id, tokenIds }, mostTokens }) => ({ id, tokenIds, mostTokens }));
+        return head.propose(asked).map((draft) => ({ draft, drafterMs: 0 }));
+      },
+      follow: (rows) => head.follow(rows),
+      suggest: () => undefined,
+      observe: () => undefined,
+      forget: ({ id }) => head.forget(id),
+    };
+    // Steps of any number of tokens take the same time, so that drafts pay.
+    let nowMs = 0;
+    const bench = new CoreBench(own, tokenizer, { ...limits, maxNumSeqs: 6, drafter, now: () => nowMs++ });
+    for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
+    await bench.finish();
+    expect(bench.outcomes).toEqual(alone);
+    expect(bench.core.stats().draftsBySource?.head?.acceptedDraftTokens).toBeGreaterThan(10);
+    await head.dispose();
   });
 });

@@ -138,25 +138,34 @@ export class HeadDrafter implements DraftingModel {
   }
 
   #begin(id: string, first: number, waiting: Followed["waiting"]): void {
-    const slot = this.#runner.kv.admit(0);
+    const slot = this.#withRoom(new Set(), () => this.#runner.kv.admit(1));
     if (slot) this.#sequences.set(id, { slot, first, waiting, isDrafted: true });
   }
 
   #catchUp(id: string, followed: Followed): void {
-    if (!this.#makeRoom(id, followed, followed.waiting.length)) return this.#drop(id);
+    // The last row gives the first token of the next draft.
+    const last = followed.waiting.slice(-1);
+    followed.waiting.pop();
+    if (!this.#makeRoom(followed, followed.waiting.length, new Set([id]))) return this.#drop(id);
     this.#runner.run([rowsOf(followed, false)]);
-    followed.waiting = [];
+    followed.waiting = last;
     followed.isDrafted = false;
   }
 
-  /** Reserves positions; sequences that were used least recently make room. */
-  #makeRoom(id: string, { slot }: Followed, numRows: number, members: ReadonlySet<string> = new Set([id])): boolean {
+  #makeRoom({ slot }: Followed, numRows: number, members: ReadonlySet<string>): boolean {
     const numTokens = slot.numTokens + numRows;
-    if (numTokens > this.#runner.head.config.contextTokens) return false;
+    const { kv, head } = this.#runner;
+    if (numTokens > head.config.contextTokens) return false;
+    return this.#withRoom(members, () => kv.reserve(slot, numTokens) || undefined) ?? false;
+  }
+
+  /** Attempts to get memory; sequences that were used least recently make room, but for members of a call. */
+  #withRoom<Result>(members: ReadonlySet<string>, attempt: () => Result | undefined): Result | undefined {
     for (;;) {
-      if (this.#runner.kv.reserve(slot, numTokens)) return true;
+      const result = attempt();
+      if (result !== undefined) return result;
       const oldest = Array.from(this.#sequences.keys()).find((other) => !members.has(other));
-      if (oldest === undefined) return false;
+      if (oldest === undefined) return undefined;
       this.#drop(oldest);
     }
   }
@@ -178,7 +187,7 @@ export class HeadDrafter implements DraftingModel {
         this.#chances.relax(id);
         return [];
       }
-      if (!this.#makeRoom(id, followed, followed.waiting.length + mostTokens - 1, members)) {
+      if (!this.#makeRoom(followed, followed.waiting.length + mostTokens - 1, members)) {
         this.#drop(id);
         return [];
       }
