@@ -6,7 +6,7 @@ import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { scorePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import type { SequenceStart } from "../../packages/engine/src/sequence.ts";
-import { EngineDrafter } from "../../packages/engine/src/speculation/speculation.ts";
+import { EngineDrafter } from "../../packages/engine/src/speculation/engine-drafter.ts";
 import { CoreBench, outcomesAlone, randomJobs, type BenchModel, type Limits } from "../support/core-bench.ts";
 import { inChunks } from "../support/in-chunks.ts";
 import { keepingNoRows } from "../support/keeping-no-rows.ts";

@@ -296,8 +296,8 @@ function headOf({ config, weights }: DescribedModel, precision: Precision): Pack
 }
 
 /**
- * Describes a draft head. Its steps begin with `Kernel.writeStream`: embeddings are the model's, which the head does not
- * have. Products have 8 bits, unless the model's are float32; the head's rows are rounded as the model's head.
+ * Describes a draft head. Its steps begin with `Kernel.writeStream`, since the head has no embeddings of its own.
+ * Products have 8 bits, unless the model's are float32; outputs are rounded as those of the model.
  */
 export function describeDraftHead({ config, tokenIds, weights }: DraftHead, precision: Precision): DecoderDescription {
   const product = (refs: LinearRefs): PackedTensor => (precision === "fp32" ? packFloat(refs) : packInt8(refs));

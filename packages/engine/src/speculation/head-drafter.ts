@@ -35,10 +35,10 @@ const MANY_SEQUENCES = 8;
 const LEAST_CHANCE = 0.1;
 
 /**
- * Drafts with a head. It follows sequences as they grow, and continues them greedily, all at once. The tokens of a draft
- * depend on what the head has seen of the sequence; time decides only how far it goes.
+ * Drafts with a head. It follows sequences as they grow, and continues them greedily, all at once. The tokens of a
+ * draft depend on what the head has seen of the sequence; time decides only how far it goes.
  *
- * The head's kernel has threads of its own. They sleep while the engine's threads run: the two never run at the same time.
+ * The head's kernel has threads of its own. They sleep while the engine's threads run: the two never run together.
  */
 export class HeadDrafter implements DraftingModel {
   readonly #runner: HeadRunner;

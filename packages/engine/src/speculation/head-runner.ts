@@ -27,7 +27,7 @@ export interface HeadRows {
   readonly isWanted: boolean;
 }
 
-/** What a head expects behind a sequence. */
+/** The token that a head expects behind a sequence. */
 export interface HeadOutput {
   readonly tokenId: number;
   readonly probability: number;

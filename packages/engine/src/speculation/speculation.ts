@@ -6,7 +6,6 @@ import {
   calibrate,
   calibrationFactor,
   chargeDraft,
-  chooseDraft,
   type CostModel,
   type Draft,
   type DraftAccount,
@@ -30,16 +29,7 @@ import {
 import type { KvMemory } from "@readme-moe/kernel";
 import { type BatchItem, expertsOf, type ItemLogits, type ItemStates, type RoutedDraft, workOf } from "../batch.ts";
 import { countDraft, type Sequence } from "../sequence.ts";
-import type {
-  Drafter,
-  DraftQuestion,
-  DraftingModel,
-  FollowedRows,
-  ProposedDraft,
-  StepBeforeDrafts,
-  StepRows,
-} from "./drafter.ts";
-import { TextDrafter } from "./text-drafter.ts";
+import type { Drafter, DraftQuestion, StepBeforeDrafts } from "./drafter.ts";
 
 export interface SpeculationParts {
   readonly drafter: Drafter;
@@ -445,59 +435,4 @@ async function routeDrafts(
     }
   }
   return routes;
-}
-
-// With a chance of the first token from here on, a text's draft runs at once: a head would take longer.
-const LIKELY = 0.75;
-
-export class EngineDrafter implements Drafter {
-  readonly #texts = new TextDrafter();
-  readonly #model: DraftingModel | undefined;
-
-  constructor(model?: DraftingModel) {
-    this.#model = model;
-  }
-
-  async propose(questions: readonly DraftQuestion[], step: StepBeforeDrafts): Promise<readonly ProposedDraft[]> {
-    const drafts = questions.map((one) => this.#texts.propose(one.sequence, one.mostTokens, one.chancesOf));
-    const proposed: ProposedDraft[] = drafts.map((draft) => ({ draft, drafterMs: 0 }));
-    const model = this.#model;
-    if (!model) return proposed;
-    const open = questions.flatMap((question, index) => {
-      const draft = drafts[index];
-      const isLikely = draft !== undefined && (question.chancesOf(draft)[0] ?? 0) >= LIKELY;
-      const isAffordable = question.allowanceMs >= model.msPerToken(1);
-      return isLikely || question.sequence.isBound || !isAffordable ? [] : [{ question, index }];
-    });
-    if (open.length === 0) return proposed;
-    const { work, cost } = step;
-    const asked = open.map(({ question: { sequence, mostTokens, chancesOf } }) => {
-      const { id, tokenIds } = sequence;
-      return { id, tokenIds, mostTokens, chancesOf };
-    });
-    const verifying = { tokens: work.tokens, ms: predictStepMs(cost, work), msPerRow: cost.msPerToken };
-    const beforeMs = model.spentMs;
-    const ofModel = model.propose(asked, verifying);
-    const drafterMs = (model.spentMs - beforeMs) / open.length;
-    for (const [place, { question, index }] of open.entries()) {
-      const choices = [ofModel[place] ?? [], drafts[index] ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
-      proposed[index] = { draft: choices[chooseDraft(choices.map(question.chancesOf))], drafterMs };
-    }
-    return proposed;
-  }
-
-  suggest: Drafter["suggest"] = (...question) => this.#texts.suggest(...question);
-
-  observe(step: StepRows): void {
-    this.#texts.observe(step);
-  }
-
-  follow(rows: readonly FollowedRows[]): void {
-    this.#model?.follow(rows);
-  }
-
-  forget: Drafter["forget"] = (sequence) => {
-    this.#texts.forget(sequence);
-    this.#model?.forget(sequence.id);
-  };
 }

@@ -60,7 +60,8 @@ import {
 import { PrefixCache } from "../prefix-cache.ts";
 import { SavedPrefixes } from "../saved-prefixes.ts";
 import { SavedPrompts } from "../saved-prompts.ts";
-import { EngineDrafter, Speculation, type SpeculationParts } from "../speculation/speculation.ts";
+import { EngineDrafter } from "../speculation/engine-drafter.ts";
+import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
 import { HeadDrafter } from "../speculation/head-drafter.ts";
 import { headKvTokens, headSizes } from "../speculation/head-runner.ts";
 
