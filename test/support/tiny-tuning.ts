@@ -1,4 +1,4 @@
-import type { LoraOptions, TuneOptions } from "@readme-moe/refactor";
+import type { HeadOptions, LoraOptions, TuneOptions } from "@readme-moe/refactor";
 
 /** Options of a short tuning with two rounds and their routers. */
 export const TINY_TUNING: TuneOptions = {
@@ -32,4 +32,16 @@ export const TINY_LORA: LoraOptions = {
   evaluationSequences: 4,
   routerSteps: 5,
   routerTokens: 64,
+};
+
+/** Options of a short training of a draft head. */
+export const TINY_HEAD: HeadOptions = {
+  tokens: 2048,
+  intermediate: 64,
+  vocabulary: 512,
+  learningRate: 0.003,
+  sequenceTokens: 64,
+  batchSequences: 4,
+  evaluationSequences: 2,
+  evaluations: 2,
 };

@@ -44,20 +44,23 @@ export interface TrainerOptions {
 }
 
 /**
- * Makes the parameters of a new head. It begins with the model's last state, whose numbers are about 1 in size. Columns
- * of `fc.weight` are of states that are divided by their magnitudes: `foldMagnitudes` makes the weights of a file.
+ * Makes the parameters of a new head. Its stream begins with the last tapped state, with numbers about 1 in size, and
+ * its logits with a deviation of about 1, since those of the model's own norm would be confident and wrong. Columns of
+ * `fc.weight` are of states that are divided by their magnitudes: `foldMagnitudes` makes the weights of a file.
  */
 export function newParameters(
   shape: HeadShape,
-  { finalNorm, magnitudes }: Pick<HeadSource, "finalNorm" | "magnitudes">,
+  { finalNorm, head, magnitudes }: Pick<HeadSource, "finalNorm" | "head" | "magnitudes">,
   seed: number,
 ): readonly Parameter[] {
   const random = seededRandom(seed);
-  const { hiddenSize } = shape;
+  const { hiddenSize, vocabulary } = shape;
+  const squares = head.reduce((sum, weight, at) => sum + (weight * finalNorm[at % hiddenSize]!) ** 2, 0);
+  const deviation = Math.sqrt(squares / vocabulary) || 1;
   const last = magnitudes.subarray((TAPS - 1) * hiddenSize);
   const mean = last.reduce((sum, value) => sum + value, 0) / hiddenSize;
   const start = (name: string, [rows = 0, columns = 0]: readonly number[]): Float32Array => {
-    if (name === "norm.weight") return finalNorm.slice();
+    if (name === "norm.weight") return finalNorm.map((scale) => scale / deviation);
     if (columns === 0) return new Float32Array(rows).fill(1);
     if (name !== "fc.weight") {
       const share = /\.(?:o|down)_proj\./.test(name) ? START_SHARE : 1;

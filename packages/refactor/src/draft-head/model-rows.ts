@@ -11,7 +11,6 @@ import {
   kernelThreads,
   openCachedKernel,
   precisionOf,
-  type Kernel,
   type StepResults,
 } from "@readme-moe/kernel";
 import { decodeFloats, encodeFloats, type Model, resolveCacheFolder, writeSafetensors } from "@readme-moe/model";
@@ -70,6 +69,7 @@ export async function writeRows(
   const { kernel } = await openCachedKernel(description, sizes, { ...cache, inMemory: true });
   const pages = kernel.openPages(Math.ceil(numTokens / KV_PAGE_TOKENS), "fp16");
   try {
+    kernel.tapLayers(layers);
     const sets = config.queryGrowth ? 2 * config.ropes.length : config.ropes.length;
     for (let set = 0; set < sets; set++) kernel.setAngles(set, 0, anglesOf(config, set, 0, numTokens));
     const count = Math.min(CANDIDATES, config.vocabSize);
@@ -78,9 +78,9 @@ export async function writeRows(
       const all = Array.from(tokenIds.keys());
       const rows = { tokenIds, position: 0, pages: Array.from({ length: pages.numPages }, (_, i) => i), logitsOf: all };
       const results = emptyResults(all.length, count);
-      kernel.beginStep(pages, encodeStep([rows], count), results);
-      const states = runTapped(kernel, config, layers, all.length);
-      kernel.endStep();
+      const states = new Float32Array(all.length * layers.length * config.hiddenSize);
+      kernel.step(pages, encodeStep([rows], count), results);
+      kernel.readTaps(states);
       const written = { states, candidates: results.candidateIds, logits: results.logits.slice(0, all.length * count) };
       await writeModelRows(file, written, all.length);
       onFile(sequences.length - missing.length + index + 1, sequences.length);
@@ -98,31 +98,6 @@ function emptyResults(numRows: number, count: number): StepResults {
     sums: new Float64Array(2 * numRows),
     fullLogits: new Float32Array(0),
   };
-}
-
-/** Runs a step's layers, and returns the stream in front of some, `[rows, layers * hiddenSize]`. */
-function runTapped(
-  kernel: Kernel,
-  { hiddenSize, numLayers }: Model["config"],
-  layers: readonly number[],
-  numRows: number,
-): Float32Array {
-  const states = new Float32Array(numRows * layers.length * hiddenSize);
-  const [stream, update] = [new Float32Array(numRows * hiddenSize), new Float32Array(numRows * hiddenSize)];
-  let done = 0;
-  for (const [place, layer] of layers.entries()) {
-    kernel.runLayers(done, layer);
-    kernel.readStates("stream", stream);
-    kernel.readStates("update", update);
-    for (let row = 0; row < numRows; row++) {
-      const at = (row * layers.length + place) * hiddenSize;
-      for (let i = 0; i < hiddenSize; i++)
-        states[at + i] = stream[row * hiddenSize + i]! + update[row * hiddenSize + i]!;
-    }
-    done = layer;
-  }
-  kernel.runLayers(done, numLayers);
-  return states;
 }
 
 async function writeModelRows(path: string, { states, candidates, logits }: ModelRows, numRows: number): Promise<void> {
