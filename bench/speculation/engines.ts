@@ -1,4 +1,4 @@
-// Two engines of one model: without speculation and with it.
+// Two engines of one model: without speculation, or without a head, and with it.
 
 import { expertBytes } from "@readme-moe/core";
 import { type EngineOptions, expertLayout, ReadMeEngine } from "@readme-moe/engine";
@@ -13,12 +13,13 @@ export type Engines = AsyncDisposable & Readonly<Record<Variant, ReadMeEngine>>;
 /** Where the experts are: all in memory, or half of their bytes. */
 export type Memory = "all" | "half";
 
-/** Opens both engines. */
+/** Opens both engines; the one without a head drafts from texts if that is the baseline. */
 export async function openEngines(path: string, memory: Memory, options: SpeculationOptions): Promise<Engines> {
-  const { threads, precision, draftHead } = options;
+  const { threads, precision, draftHead, baseline } = options;
   const half = memory === "half" ? { expertCacheBytes: await halfOfExperts(path) } : {};
   const base: EngineOptions = { threads, precision, ...half };
-  const without = await ReadMeEngine.open(path, { ...base, speculation: false });
+  const drafts: EngineOptions = baseline === "texts" ? { draftHead: "none" } : { speculation: false };
+  const without = await ReadMeEngine.open(path, { ...base, ...drafts });
   const other = await ReadMeEngine.open(path, { ...base, speculation: true, draftHead }).catch(
     async (error: unknown) => {
       await without.dispose();

@@ -43,6 +43,39 @@ export function chatRequests({ prose }: Documents): readonly DraftedRequest[] {
   });
 }
 
+const LANGUAGES = ["TypeScript", "Python", "SQL", "Bash"];
+const TASKS = [
+  "adds up the prices of all orders of a customer",
+  "removes duplicates from a list and keeps the order",
+  "finds the most frequent word of a text file",
+  "checks whether brackets are balanced",
+  "converts a date such as 2024-03-05 to the day of the week",
+  "reads a CSV file and prints the column with the largest sum",
+  "lists the files of a folder that changed today",
+  "merges two sorted lists",
+  "counts the visits of each page by day",
+  "validates an email address",
+  "splits a list into pages of ten items",
+  "retries a failing call three times",
+  "groups employees by department and averages their salaries",
+  "renames all files with spaces in their names",
+  "computes the shortest path in a graph",
+  "caches the results of a slow call for a minute",
+];
+
+/** Makes requests for programs in several languages, each greedy and sampled at temperature 0.7. */
+export function codeRequests(): readonly DraftedRequest[] {
+  return TASKS.flatMap((task, place) =>
+    LANGUAGES.map((language, index) => {
+      const content = `Write ${language} code that ${task}. Answer with the code and one sentence about it.`;
+      const isSampled = (place + index) % 2 === 1;
+      const name = `${language} ${place}${isSampled ? " sampled" : ""}`;
+      const params = isSampled ? sampled(place * LANGUAGES.length + index) : GREEDY;
+      return { kind: "code", name, prompt: [{ role: "user", content }], params };
+    }),
+  );
+}
+
 const RANDOM_REQUESTS = 64;
 const PROMPT_TOKENS = 64;
 const HOT = 5;

@@ -1,8 +1,8 @@
 // Measures speculation: the same requests on two engines of one model, without and with it, by turns in one process.
 // Every answer has to be the same token for token; a difference ends the run with exit code 1.
 //
-//   pnpm bench:speculation [model] [--kinds quote,predicted,json,chat,random] [--requests 1,4,16] [--rounds 5]
-//     [--tokens 96] [--per-kind 16] [--data FOLDER] [--draft-head FOLDER] [--precision int8] [--threads N] [--seed 1]
+//   pnpm bench:speculation [model] [--kinds quote,predicted,json,chat,code,random] [--requests 1,4,16] [--rounds 5]
+//     [--tokens 96] [--per-kind 16] [--data FOLDER] [--draft-head FOLDER] [--baseline texts] [--precision int8] [--threads N] [--seed 1]
 //     [--out FILE.json] [--show]
 
 import { writeFile } from "node:fs/promises";

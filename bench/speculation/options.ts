@@ -7,7 +7,8 @@ import type { EngineOptions } from "@readme-moe/engine";
 import { type Kind, KINDS } from "./request.ts";
 
 const CALIBRATION = join(import.meta.dirname, "..", "..", "models", "pocket", "calibration");
-const PRECISIONS = ["fp32", "int8", "int4"] as const;
+const PRECISIONS = ["fp32", "int8", "int4", "file"] as const;
+const BASELINES = ["none", "texts"] as const;
 
 export interface SpeculationOptions {
   readonly model: string;
@@ -28,6 +29,8 @@ export interface SpeculationOptions {
   readonly draft: string | undefined;
   /** Head that drafts. @default the one beside the model */
   readonly draftHead: string | undefined;
+  /** Drafts of the engine to compare with: none, or those from texts. */
+  readonly baseline: (typeof BASELINES)[number];
   /** File of the report in JSON; the tables go beside it as Markdown. */
   readonly out: string | undefined;
   /** Prints the answers instead of measuring. */
@@ -51,6 +54,7 @@ export function speculationOptions(args: readonly string[]): SpeculationOptions 
       data: { type: "string", default: CALIBRATION },
       draft: { type: "string" },
       "draft-head": { type: "string" },
+      baseline: { type: "string", default: "none" },
       out: { type: "string" },
       show: { type: "boolean", default: false },
     },
@@ -72,6 +76,7 @@ export function speculationOptions(args: readonly string[]): SpeculationOptions 
     data: values.data,
     draft: values.draft,
     draftHead: values["draft-head"],
+    baseline: oneOf("baseline", values.baseline, BASELINES),
     out: values.out,
     show: values.show,
   };

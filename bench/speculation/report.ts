@@ -67,6 +67,11 @@ const TARGETS: Readonly<Record<Kind, readonly (readonly [atOnce: number, ratio: 
     [4, 1],
     [16, 0.98],
   ],
+  code: [
+    [1, 1.8],
+    [4, 1.3],
+    [16, 0.98],
+  ],
   random: [
     [1, 0.98],
     [4, 0.98],

@@ -3,8 +3,8 @@
 import type { SamplingParams } from "@readme-moe/core";
 import type { JsonSchema } from "@readme-moe/grammar";
 
-/** Kinds of requests: answers that repeat their prompt, that also name the text to repeat, JSON, free ones, noise. */
-export const KINDS = ["quote", "predicted", "json", "chat", "random"] as const;
+/** Kinds of requests: answers that repeat their prompt, that also name the text to repeat, JSON, free ones, programs, noise. */
+export const KINDS = ["quote", "predicted", "json", "chat", "code", "random"] as const;
 export type Kind = (typeof KINDS)[number];
 
 /** One turn of a chat. */

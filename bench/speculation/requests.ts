@@ -1,5 +1,5 @@
 import type { Documents } from "./documents.ts";
-import { chatRequests, randomRequests } from "./free-requests.ts";
+import { chatRequests, codeRequests, randomRequests } from "./free-requests.ts";
 import { jsonRequests } from "./json-requests.ts";
 import { predictedRequests, quoteRequests } from "./quote-requests.ts";
 import type { DraftedRequest, Kind } from "./request.ts";
@@ -16,6 +16,7 @@ const MAKERS: Readonly<Record<Kind, (facts: RequestFacts) => readonly DraftedReq
   predicted: ({ documents }) => predictedRequests(documents),
   json: ({ documents }) => jsonRequests(documents),
   chat: ({ documents }) => chatRequests(documents),
+  code: () => codeRequests(),
   random: ({ vocabSize, seed }) => randomRequests(vocabSize, seed),
 };
 

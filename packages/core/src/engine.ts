@@ -190,6 +190,8 @@ export interface EngineInfo {
   readonly experts: readonly string[];
   /** Kind of the experts: loras, which a dense model can have, or cut into the FFNs. */
   readonly expertKind: "lora" | "ffn";
+  /** Folder of the head that drafts tokens. @default the model has none */
+  readonly draftHead?: string | undefined;
   /** Whether a router chooses experts for requests that name none. */
   readonly hasRouter: boolean;
   /** Whether prompts may be chats. */
@@ -236,7 +238,7 @@ export interface EngineInfo {
 
 /** Memory of an engine, planned when it is opened; keys and values grow up to their sizes while they are used. */
 export interface EngineMemory {
-  /** Weights that are in memory, with a draft model's and its keys and values. */
+  /** Weights that are in memory, with a draft head's and its keys and values. */
   readonly weightBytes: number;
   /** Process, tokenizer and the values of the largest step, estimated. */
   readonly processBytes: number;

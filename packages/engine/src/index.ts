@@ -22,6 +22,7 @@ export {
   type WeightSizes,
 } from "./memory-sizes.ts";
 export { Classifier } from "./classifier.ts";
+export { draftHeadBytes } from "./speculation/head-runner.ts";
 export type { FunctionModule } from "./function-module.ts";
 export type { KeepPromptOptions, KeptPrompt } from "./host/kept-prompts.ts";
 export type { OpenOptions } from "./host/model-files.ts";

@@ -7,7 +7,7 @@ import type { ResolvedEngineOptions } from "./engine-options.ts";
 
 /** Sizes of a model. */
 export interface MemoryNeeds {
-  /** Weights in memory, those of a draft model and its keys and values included. */
+  /** Weights in memory, those of a draft head and its keys and values included. */
   readonly weightBytes: number;
   /** Everything besides weights, keys and values: process, tokenizer, values of a step. */
   readonly processBytes: number;

@@ -71,7 +71,7 @@ export function optionsFor(
 export interface PlannedMemory {
   /** Memory that the engine's process can take. @default unknown: a plan that is the same on all machines */
   readonly freeBytes?: number | undefined;
-  /** Memory of a draft model. @default 0 */
+  /** Memory of a draft head. @default 0 */
   readonly draftBytes?: number | undefined;
   /** Sizes of the weights. @default computed */
   readonly weights?: WeightSizes | undefined;

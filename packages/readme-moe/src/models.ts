@@ -5,6 +5,7 @@ import {
   KernelRunner,
   type MemoryPlan,
   openExperts,
+  draftHeadBytes,
   planModelMemory,
   ReadMeEngine,
   resolveEngineOptions,
@@ -180,7 +181,7 @@ export function checkEngineFlags(flags: EngineFlags): void {
 }
 
 /**
- * Reads what the memory of a model depends on that a command would open, without a draft head's.
+ * Reads what the memory of a model depends on that a command would open.
  * @returns a function that plans it within `memoryBytes`, the same on all machines; it throws as `planEngineMemory`
  */
 export async function memoryPlanner(
@@ -188,10 +189,11 @@ export async function memoryPlanner(
   flags: EngineFlags,
   signal: AbortSignal,
 ): Promise<(memoryBytes: number | undefined) => MemoryPlan> {
-  const options = resolveEngineOptions({ ...engineOptionsOf(flags), draftHead: undefined });
+  const options = resolveEngineOptions(engineOptionsOf(flags));
   const planner = async (model: Model): Promise<(memoryBytes: number | undefined) => MemoryPlan> => {
     const weights = weightSizes(model, precisionOf(model, options.precision));
-    return (memoryBytes) => planModelMemory(model, { ...options, memoryBytes }, { weights });
+    const draftBytes = await draftHeadBytes(model, options);
+    return (memoryBytes) => planModelMemory(model, { ...options, memoryBytes }, { weights, draftBytes });
   };
   return withModelFiles(name, signal, planner, flags);
 }

@@ -14,8 +14,11 @@ import {
   type KvSlot,
   layOut,
   openCachedKernel,
+  precisionOf,
 } from "@readme-moe/kernel";
-import type { DraftHead, Precision } from "@readme-moe/model";
+import { type DraftHead, findDraftHead, type Model, type Precision } from "@readme-moe/model";
+import type { ResolvedEngineOptions } from "../engine-options.ts";
+import { kvPrecisionOf } from "../memory-sizes.ts";
 
 /** Rows of a sequence that run together: pairs of the model's states at a token and the token that follows it. */
 export interface HeadRows {
@@ -60,6 +63,18 @@ export function headKvTokens({ config }: DraftHead, kvPrecision: KvPrecision, en
 export function headSizes(head: DraftHead, precision: Precision, kvPrecision: KvPrecision): number {
   const kvBytes = headKvTokens(head, kvPrecision) * kvBytesPerToken(head.config, kvPrecision);
   return layOut(describeDraftHead(head, precision)).numBytes + kvBytes;
+}
+
+/** Counts the memory of the head that an engine with these options would open; 0 without one. */
+export async function draftHeadBytes(
+  model: Model,
+  { speculation, draftHead, kvPrecision, ...options }: ResolvedEngineOptions,
+): Promise<number> {
+  const head = speculation && !model.config.pooling ? await findDraftHead(model, draftHead) : undefined;
+  if (!head) return 0;
+  const precision = precisionOf(model, options.precision);
+  await head.close();
+  return headSizes(head, precision, kvPrecisionOf(precision, kvPrecision));
 }
 
 /** Largest number of rows of a call. */

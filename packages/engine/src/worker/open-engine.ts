@@ -215,6 +215,7 @@ export async function openEngine(
       contextTokens,
       experts: runner.expertNames,
       expertKind: loras ? "lora" : "ffn",
+      draftHead: head?.path,
       hasRouter: routers.hasRouter,
       samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       maxNumSeqs: options.maxNumSeqs,

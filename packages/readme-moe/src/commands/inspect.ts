@@ -4,6 +4,7 @@ import { precisionOf, wholeBlocks } from "@readme-moe/kernel";
 import {
   type ChatTemplate,
   fillInMarks,
+  findDraftHead,
   gatherExperts,
   type Model,
   modelName,
@@ -65,7 +66,9 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   const loras = await loraFolders(flags.lora, signal);
   const described = async (model: Model): Promise<Description> => {
     const { path: file, kind, ...others } = describe(model, flags);
-    const parts = { name: modelName(path), path: file, kind, ...(await describeText(model, flags)), ...others };
+    const draft_head = await describeHead(model);
+    const text = await describeText(model, flags);
+    const parts = { name: modelName(path), path: file, kind, ...text, draft_head, ...others };
     return { parts, loraSet: await describeLoras(model, loras) };
   };
   if (flags.template && !flags.json) return withModelFiles(path, signal, printTemplate, flags);
@@ -89,6 +92,15 @@ async function describeText(model: Model, { template: isWhole }: InspectFlags): 
     chat_template: template === undefined ? null : describeTemplate(template, isWhole),
     fill_in_middle: family === undefined ? null : { family, marks },
   };
+}
+
+/** Describes the head that drafts tokens, if the model has one. */
+async function describeHead(model: Model): Promise<object | null> {
+  const head = model.config.pooling ? undefined : await findDraftHead(model);
+  await head?.close();
+  if (!head) return null;
+  const { path, layers, tokenIds, config } = head;
+  return { path, layers, vocabulary: tokenIds.length, intermediate: config.intermediateSize };
 }
 
 /** @param isWhole - whether to add the sources */

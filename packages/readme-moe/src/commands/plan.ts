@@ -1,5 +1,5 @@
 import { ReadMeError } from "@readme-moe/core";
-import { expertLayout } from "@readme-moe/engine";
+import { draftHeadBytes, expertLayout, resolveEngineOptions } from "@readme-moe/engine";
 import { longestSequence, type Model } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
@@ -73,7 +73,8 @@ async function planOf(name: string, model: Model, flags: PlanFlags): Promise<Pla
   const locality = flags.locality ?? report.locality ?? DEFAULT_LOCALITY;
   const readMbPerS = flags.readMbPerS ?? (await measuredSpeed(model)) ?? DEFAULT_READ_MB_PER_S;
   const { numExperts } = expertLayout(model);
-  const placements = placementsOf(model, { sequences, contextTokens });
+  const draftBytes = await draftHeadBytes(model, resolveEngineOptions({}));
+  const placements = placementsOf(model, { sequences, contextTokens, draftBytes });
   const rows = planMemory(placements, memoryBytes).map((row) => ({
     ...row,
     ...expectedCost(row, { numExperts, locality, sequences, readMbPerS }),

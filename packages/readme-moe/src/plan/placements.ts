@@ -21,12 +21,16 @@ export interface Load {
   readonly sequences: number;
   /** Tokens of each sequence, prompt and completion. */
   readonly contextTokens: number;
+  /** Memory of the model's draft head. @default 0 */
+  readonly draftBytes?: number | undefined;
 }
 
 /** Bytes besides weights. */
 interface OtherBytes extends ProcessSizes {
   readonly keysAndValues: number;
   readonly prefixCache: number;
+  /** Draft head with its keys and values; 0 without one. */
+  readonly draftHead: number;
 }
 
 /** A placement with its parts. */
@@ -71,6 +75,7 @@ function placement(name: Placement["model"], model: Model, precision: Precision,
     ...processSizes(model, options),
     keysAndValues: planned.kvCacheBytes,
     prefixCache: planned.prefixCacheBytes,
+    draftHead: load.draftBytes ?? 0,
   };
   return {
     model: name,

@@ -38,13 +38,17 @@ const COLUMNS: readonly Column<PlanRow>[] = [
   ["experts in memory", expertsInMemory],
   ["weights", ({ weightBytes }) => megabytes(weightBytes)],
   ["KV", ({ other }) => megabytes(other.keysAndValues + other.prefixCache)],
-  ["rest", ({ other }) => megabytes(other.process + other.tokenizer + other.step + other.states + other.slack)],
+  ["rest", ({ other }) => megabytes(restOf(other))],
   ["total MB", ({ totalBytes }) => megabytes(totalBytes)],
   ["fits", ({ fits }) => (fits ? "yes" : "no")],
   ["hits %", ({ hitRatio }) => (hitRatio === undefined ? "" : percent(hitRatio))],
   ["MB read/token", ({ streamed, bytesReadPerToken: bytes }) => (streamed ? (bytes / 1e6).toFixed(1) : "")],
 ];
 const TIME_COLUMN: Column<PlanRow> = ["ms/token", ({ msPerToken }) => msPerToken.toFixed(1)];
+
+function restOf({ process, tokenizer, step, states, slack, draftHead }: PlanRow["other"]): number {
+  return process + tokenizer + step + states + slack + draftHead;
+}
 
 export function planLines(plan: Plan): readonly string[] {
   const { sequences, contextTokens, memoryBytes, path, rows, generates } = plan;
