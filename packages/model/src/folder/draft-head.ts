@@ -5,7 +5,7 @@ import { fingerprintOf } from "../cache/cached-data.ts";
 import { Fields, MOST } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
-import { invalid, unsupported } from "../files/errors.ts";
+import { invalid, notFound, unsupported } from "../files/errors.ts";
 import { exists, orClose, readJsonFile } from "../files/read-file.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { selectRows } from "../weights/computed-tensors.ts";
@@ -83,7 +83,9 @@ export async function findDraftHead(
  */
 export async function openDraftHead(path: string, model: Pick<Model, "config" | "weights">): Promise<DraftHead> {
   const configPath = join(path, CONFIG_FILE);
-  const json = new Fields(configPath, await readJsonFile(configPath, MOST_CONFIG_BYTES));
+  const file = await readJsonFile(configPath, MOST_CONFIG_BYTES);
+  if (file === undefined) throw notFound(path, "has no config.json, so it is no draft head");
+  const json = new Fields(configPath, file);
   const config = parseHeadConfig(json, model.config);
   const layers = parseLayers(json, model.config);
   const tensorsPath = join(path, SINGLE_FILE);
