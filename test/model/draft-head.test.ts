@@ -85,7 +85,7 @@ test("is found beside a folder and beside a file", async () => {
   expect(await findDraftHead({ ...model, path: folder }, "none")).toBeUndefined();
 });
 
-test.each<[string, object, string, string]>([
+test.each<[string, object, "ERR_MODEL_UNSUPPORTED" | "ERR_MODEL_INVALID", string]>([
   ["another width", { hidden_size: 128 }, "ERR_MODEL_UNSUPPORTED", "`hiddenSize` 128, not 256"],
   ["another vocabulary", { vocab_size: 5000 }, "ERR_MODEL_UNSUPPORTED", "`vocabSize` 5000, not 4096"],
   ["several layers", { num_hidden_layers: 2 }, "ERR_MODEL_UNSUPPORTED", "num_hidden_layers"],
