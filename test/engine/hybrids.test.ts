@@ -79,6 +79,18 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
     }
   });
 
+  test("goes on for requests of the same salt alone", async () => {
+    await using engine = await openFixture(name, { prefixCacheBytes: 1 << 20 });
+    const prompt = randomIds(seededRandom(12), 30);
+    const salts = [undefined, "a", "b", "a", undefined];
+    const cached = [];
+    for (const cacheSalt of salts) {
+      const request = { prompt, cacheSalt, params: { maxTokens: 1, temperature: 0 } };
+      cached.push((await completeAll(engine, request)).usage?.cachedTokens);
+    }
+    expect(cached).toEqual([0, 0, 0, 29, 29]);
+  });
+
   test("goes on with a prompt that is kept, whatever others need memory for", async () => {
     await using fresh = await openFixture(name, { prefixCacheBytes: 0 });
     const kvCacheBytes = (fresh.info.memory?.kvCacheBytes ?? 0) / 8;

@@ -74,7 +74,7 @@ export class PrefixTails {
     const fits = ({ tokenIds, experts, state, salt, pins }: PrefixTail): boolean =>
       state !== undefined &&
       tokenIds.length <= most &&
-      (pins > 0 || salt === undefined || salt === prompt.cacheSalt) &&
+      (pins > 0 || salt === prompt.cacheSalt) &&
       tokenIds.every((id, at) => prompt.tokenIds[from + at] === id && prompt.experts[from + at] === experts[at]);
     const fitting = (this.#tails.get(parent) ?? []).filter(fits);
     return fitting.toSorted((a, b) => b.tokenIds.length - a.tokenIds.length)[0];
