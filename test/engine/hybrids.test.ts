@@ -1,26 +1,17 @@
 // Models with recurrences, whose sequences have a state of fixed size: nothing runs twice, and no bit depends on where a
 // state came from.
 
-import { cp, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import type { GenerateRequest } from "@readme-moe/core";
 import { type EngineOptions, ReadMeEngine } from "@readme-moe/engine";
 import { describe, expect, test } from "vitest";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { completeAll, type Completed } from "../support/complete.ts";
-import { fixture, fixtureNames } from "../support/fixtures.ts";
+import { fixtureNames } from "../support/fixtures.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
+import { FIXTURE_VOCABULARY, readableFixture } from "../support/readable-fixture.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
-
-const VOCABULARY = 128;
 
 async function openFixture(name: string, options: EngineOptions = {}): Promise<ReadMeEngine> {
-  const path = join(await temporaryFolder(), "model");
-  await cp(fixture(name), path, { recursive: true });
-  const model = bpeModel(CHARACTER_OF_BYTE.slice(0, VOCABULARY), []);
-  await writeFile(join(path, "tokenizer.json"), JSON.stringify(byteLevelDefinition([], { model })));
-  return ReadMeEngine.open(path, {
+  return ReadMeEngine.open(await readableFixture(name, await temporaryFolder()), {
     isolation: "thread",
     threads: 1,
     maxNumSeqs: 4,
@@ -30,7 +21,7 @@ async function openFixture(name: string, options: EngineOptions = {}): Promise<R
 }
 
 function randomIds(random: () => number, length: number): number[] {
-  return Array.from({ length }, () => 3 + randomInteger(random, VOCABULARY - 3));
+  return Array.from({ length }, () => 3 + randomInteger(random, FIXTURE_VOCABULARY - 3));
 }
 
 /** Generates from a prompt, whole. */
@@ -124,7 +115,7 @@ describe.each(SEVERAL)("%s", (name) => {
     const prompts = begins.map((begin) => [...begin, ...randomIds(random, 5)]);
     await using fresh = await openFixture(name, { prefixCacheBytes: 0 });
     for (const source of ["computed", "saved"]) {
-      await using engine = await openFixture(name, { savedPromptsFolder });
+      await using engine = await openFixture(name, { savedPromptsFolder, prefixCacheBytes: 1 << 20 });
       for (const [index, begin] of begins.entries()) {
         // A state is that behind the last token, keys and values are kept in whole pages.
         const keptTokens = hasStates ? begin.length : 16 * Math.floor(begin.length / 16);
@@ -177,7 +168,7 @@ describe.each(SEVERAL)("%s", (name) => {
       if (hasStates) expect(acceptedDraftTokens).toBeLessThan(draftedTokens);
       if (options === little) expect(preemptions).toBeGreaterThan(0);
       // A state is not kept where drafts of others take all that there are.
-      else if (hasStates) expect(cachedTokens).toBeGreaterThan(0.9 * prompts);
+      else if (hasStates) expect(cachedTokens).toBeGreaterThan(0.8 * prompts);
     }
   });
 });

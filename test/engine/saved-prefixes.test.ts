@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { DEFAULT_COST_MODEL } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { chunkKeys, isReadFaster, refinedSpeed } from "../../packages/engine/src/saved-prefixes.ts";
+import { PrefixNames } from "../../packages/engine/src/prefix-names.ts";
+import { isReadFaster, refinedSpeed } from "../../packages/engine/src/saved-prefixes.ts";
 import { SavedPrompts } from "../../packages/engine/src/saved-prompts.ts";
 import { CoreBench, type Job, type Limits, outcomesAlone, randomJobs } from "../support/core-bench.ts";
 import { withByte } from "../support/damage.ts";
@@ -241,29 +242,62 @@ function commonTokens(a: readonly number[], b: readonly number[]): number {
   return Math.floor((differs < 0 ? b.length : differs) / CHUNK) * CHUNK;
 }
 
-const identityOf = (tokenIds: readonly number[]) => ({
-  model: ["weights"],
-  experts: new Map([[0, "expert"]]),
-  tokenIds,
-  routes: tokenIds.map(() => 0),
-});
+function namesOf(tokenIds: readonly number[], readers: readonly [string, string | undefined]): PrefixNames {
+  const identity = { model: ["weights"], experts: new Map([[0, "expert"]]) };
+  return new PrefixNames(identity, readers, { tokenIds, experts: tokenIds.map(() => 0) }, 2);
+}
 
-describe("the names of chunks", () => {
+/** Names of all chunks, then of all ends. */
+function allNames(...prompt: Parameters<typeof namesOf>): readonly (readonly string[])[] {
+  const names = namesOf(...prompt);
+  const ends = prompt[0].map((_, at) => names.end(at + 1));
+  const chunks = prompt[0].map((_, at) => names.chunk(at));
+  return [chunks, ends].map((all) => all.filter((name) => name !== undefined));
+}
+
+describe("the names of files", () => {
   test("are equal for equal beginnings of the same readers, and for no others", () => {
     const tokens = fc.array(fc.integer({ min: 0, max: 1 }), { maxLength: 12, size: "max" });
     const readers = fc.tuple(fc.constantFrom("", "s"), fc.constantFrom(undefined, "", "s"));
     fc.assert(
       fc.property(tokens, tokens, readers, readers, (a, b, readersA, readersB) => {
-        const [first, second] = [chunkKeys(identityOf(a), readersA, 2), chunkKeys(identityOf(b), readersB, 2)];
-        expect([first.length, second.length]).toEqual([Math.floor(a.length / 2), Math.floor(b.length / 2)]);
+        const [first, second] = [allNames(a, readersA), allNames(b, readersB)];
+        expect(first.map(({ length }) => length)).toEqual([Math.floor(a.length / 2), a.length]);
+        expect(new Set(first.flat()).size).toBe(first.flat().length);
         const isShared = JSON.stringify(readersA) === JSON.stringify(readersB);
-        for (const [index, key] of first.entries()) {
-          const end = 2 * (index + 1);
+        for (const [index, key] of first.flat().entries()) {
+          const end = index < first[0]!.length ? 2 * (index + 1) : 1 + index - first[0]!.length;
           const isEqual = isShared && end <= b.length && a.slice(0, end).join() === b.slice(0, end).join();
-          expect(second.indexOf(key)).toBe(isEqual ? index : -1);
+          expect(second.flat().includes(key)).toBe(isEqual);
         }
       }),
     );
+  });
+
+  test("find the longest end whose chunks are all there", () => {
+    const tokens = fc.array(fc.integer({ min: 0, max: 1 }), { minLength: 1, maxLength: 9, size: "max" });
+    fc.assert(
+      fc.property(tokens, fc.array(tokens, { maxLength: 6 }), fc.nat(99), (prompt, others, left) => {
+        const readers = ["", undefined] as const;
+        const all = [prompt, ...others].map((one) => allNames(one, readers));
+        const keys = new Set(all.flat(2).filter((_, at) => (at * 37 + left) % 5 > 0));
+        const [chunks = [], ends = []] = all[0] ?? [];
+        const isSaved = (key: string, at: number): boolean =>
+          keys.has(key) && chunks.slice(0, Math.floor((at + 1) / 2)).every((chunk) => keys.has(chunk));
+        const found = namesOf(prompt, readers).findSaved(Array.from(keys), prompt.length - 1);
+        const end = 1 + ends.slice(0, -1).findLastIndex(isSaved);
+        expect(found).toEqual(end > 0 ? { end, key: ends[end - 1] } : undefined);
+      }),
+    );
+  });
+
+  test("are none where an expert is not known", () => {
+    const identity = { model: [], experts: new Map([[0, "expert"]]) };
+    const prompt = { tokenIds: [1, 2, 3, 4], experts: [0, 0, 0, 1] };
+    const names = new PrefixNames(identity, ["", undefined], prompt, 2);
+    const known = [0, 1, 2].map((index) => names.chunk(index) !== undefined);
+    expect(known).toEqual([true, false, false]);
+    expect([3, 4, 5].map((end) => names.end(end) !== undefined)).toEqual([true, false, false]);
   });
 });
 

@@ -162,7 +162,7 @@ export class EngineCore {
         continue;
       }
       const { id: sequenceId, promptTokens, ended } = sequence;
-      if (saved && !ended) sequence.fileKeys = await saved.keysOf(sequence);
+      if (saved && !ended) sequence.files = await saved.namesOf(sequence);
       if (!ended) admission.enqueue(sequence);
       output.accepted(sequence);
       if (!ended) this.#sampler.ask(sequence);

@@ -114,8 +114,10 @@ export class KvAdmission {
     const most = Math.floor(Math.min(end, sequence.promptTokens) / chunkTokens);
     for (let index = first; index < most; index++) this.#prefixes.add(sequence, index, slot);
     if (end >= sequence.promptTokens) sequence.takeOnPrefilled()?.(sequence, slot);
-    // The same prompt runs its last token again, since that gives logits.
-    if (end === sequence.promptTokens && !sequence.isPooled) this.#prefixes.addEnd(sequence, slot, end - 1);
+    if (end < sequence.promptTokens || sequence.isPooled) return;
+    const { tokenIds, experts, cacheSalt } = sequence;
+    // The same prompt runs its last token again, since that gives logits. It is not worth a file.
+    if (end === sequence.promptTokens) this.#prefixes.addEnd({ tokenIds, experts, cacheSalt }, slot, end - 1);
   }
 
   /** Caches what a sequence that ends has computed, its answer too, if that is of use to a later prompt. */

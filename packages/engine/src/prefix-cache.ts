@@ -4,6 +4,8 @@ import type { KeptState, KeptTokens, KvMemory, KvSlot } from "@readme-moe/kernel
 import {
   bytesOf,
   type CacheablePrompt,
+  type CachedPart,
+  isUnsaved,
   type KeepTokens,
   PrefixTails,
   type PrefixTail,
@@ -48,7 +50,7 @@ export class PrefixCache {
   #nextId = 1;
   /** Counts the uses of chunks, as their clock. */
   #uses = 0;
-  #onEvicted: (chunk: CachedChunk) => void = () => undefined;
+  #onEvicted: (part: CachedPart) => void = () => undefined;
 
   /** @param kv - memory of the slots passed to `add` */
   constructor(kv: KvMemory, { chunkTokens, maxBytes }: PrefixCacheOptions) {
@@ -95,11 +97,10 @@ export class PrefixCache {
     for (let length = chain.length; length >= 0; length--) {
       const part = chain.slice(0, length);
       const tail = this.#tails.longest(prompt, this.#behind(part));
-      const state = tail?.state ?? part.at(-1)?.state;
-      if (!state) continue;
+      if (!tail) continue;
       this.#touch(part, prompt);
-      if (tail) tail.lastUse = this.#uses;
-      return { prefix: [...part.map(({ kept }) => kept), ...(tail?.pages ?? [])], state };
+      tail.lastUse = this.#uses;
+      return { prefix: [...part.map(({ kept }) => kept), ...tail.pages], state: tail.state };
     }
     return { prefix: [] };
   }
@@ -117,22 +118,19 @@ export class PrefixCache {
     const keep: KeepTokens = (from, to) => this.#kv.keep(slot, from, to);
     while (chunks.length < numChunks) chunks.push(this.#insert(prompt, chunks, keep));
     this.#touch(chunks, prompt);
-    const last = chunks.at(-1);
-    if (last && end % this.chunkTokens === 0) {
-      this.#addState(last, () => this.#kv.states.keep(slot, end));
-      return;
-    }
+    this.#addState(prompt, chunks, slot, end);
+  }
+
+  /** Adds the state at `end`, behind chunks that were just used, with the pages before it. */
+  #addState(prompt: CacheablePrompt, chunks: readonly PrefixChunk[], slot: KvSlot, end: number): void {
     const place = this.#behind(chunks);
+    const keep: KeepTokens = (from, to) => this.#kv.keep(slot, from, to);
     const known = this.#tails.find(prompt, place, end, prompt.cacheSalt);
     const state = known ? undefined : this.#kv.states.keep(slot, end);
     const tail = known ?? (state && this.#tails.add(prompt, { ...place, end }, keep, state));
-    if (tail) tail.lastUse = this.#uses;
-  }
-
-  #addState(chunk: PrefixChunk, keepState: () => KeptState | undefined): void {
-    if (chunk.state || !this.holds(chunk)) return;
-    chunk.state = keepState();
-    this.#chunkBytes += chunk.state?.bytes ?? 0;
+    if (!tail) return;
+    tail.lastUse = this.#uses;
+    tail.fileKey ??= prompt.files?.end(end);
   }
 
   /**
@@ -156,9 +154,9 @@ export class PrefixCache {
     const before = this.#chain(prompt, index);
     if (before.length < index) return;
     if (this.#find(prompt, index, before.at(-1)?.id ?? ROOT)) return;
-    const chunk = this.#insert(prompt, before, () => this.#kv.keep(slot, from, to));
-    if ((index + 1) % this.#chunksOfState === 0) this.#addState(chunk, () => this.#kv.states.keep(slot, to));
-    this.#touch([...before, chunk], prompt);
+    const chunks = [...before, this.#insert(prompt, before, () => this.#kv.keep(slot, from, to))];
+    this.#touch(chunks, prompt);
+    if ((index + 1) % this.#chunksOfState === 0) this.#addState(prompt, chunks, slot, to);
   }
 
   /** Tells whether the first `end` tokens of a prompt, whole pages, are pinned. */
@@ -166,7 +164,8 @@ export class PrefixCache {
     const numChunks = Math.floor(end / this.chunkTokens);
     const chunks = this.#chain(prompt, numChunks);
     if (chunks.length < numChunks || chunks.some(({ pins }) => pins === 0)) return false;
-    return end % this.chunkTokens === 0 || this.#tails.find(prompt, this.#behind(chunks), end) !== undefined;
+    const isWhole = end % this.chunkTokens === 0 && !this.#hasStates;
+    return isWhole || this.#tails.find(prompt, this.#behind(chunks), end) !== undefined;
   }
 
   /**
@@ -185,9 +184,8 @@ export class PrefixCache {
     const prompt = { tokenIds, experts };
     const numChunks = Math.floor(end / this.chunkTokens);
     const chunks = [...this.#chain(prompt, numChunks)];
-    const isWhole = end % this.chunkTokens === 0;
     const known = chunks.length === numChunks ? this.#tails.find(prompt, this.#behind(chunks), end) : undefined;
-    const tailTokens = known || isWhole ? 0 : end % this.chunkTokens;
+    const tailTokens = known ? 0 : end % this.chunkTokens;
     const newTokens = (numChunks - chunks.length) * this.chunkTokens + tailTokens;
     // Pinned chunks are not evicted.
     for (const chunk of chunks) this.#setPins(chunk, chunk.pins + 1);
@@ -202,9 +200,8 @@ export class PrefixCache {
     }
     this.#touch(chunks, prompt);
     const place = { ...this.#behind(chunks), end };
-    const tail = known ?? (isWhole ? undefined : this.#tails.add(prompt, place, keep, keepState?.()));
-    const last = isWhole ? chunks.at(-1) : undefined;
-    if (last && keepState) this.#addState(last, keepState);
+    const state = known ? undefined : keepState?.();
+    const tail = known ?? (state || tailTokens > 0 ? this.#tails.add(prompt, place, keep, state) : undefined);
     if (tail) tail.pins++;
     const id = this.#nextId++;
     this.#pins.set(id, { chunks, tail });
@@ -216,7 +213,7 @@ export class PrefixCache {
     const { chunks, tail } = this.#pins.get(pin) ?? {};
     if (!chunks?.every((chunk) => this.holds(chunk)) || tail?.isDropped === true) return undefined;
     const prefix = [...chunks.map(({ kept }) => kept), ...(tail?.pages ?? [])];
-    return { prefix, state: (tail ?? chunks.at(-1))?.state };
+    return { prefix, state: tail?.state };
   }
 
   /** Ends a pin. Its chunks may be evicted then, and the pages behind the last one are dropped. */
@@ -231,28 +228,25 @@ export class PrefixCache {
   evict(): boolean {
     const evicted = this.#nextEvicted();
     if (!evicted) return false;
-    if ("parent" in evicted) {
-      this.#tails.drop(evicted);
-      return true;
-    }
     this.#onEvicted(evicted);
-    this.#drop(evicted);
+    if ("parent" in evicted) this.#tails.drop(evicted);
+    else this.#drop(evicted);
     return true;
   }
 
-  /** Sets what is told of chunks that are evicted, before their memory is freed. */
-  onEvicted(take: (chunk: CachedChunk) => void): void {
+  /** Sets what is told of parts that are evicted, before their memory is freed. */
+  onEvicted(take: (part: CachedPart) => void): void {
     this.#onEvicted = take;
   }
 
-  /** Finds the last used chunk that was used since its file was written. Beginnings come before what follows them. */
-  nextUnsaved(): CachedChunk | undefined {
-    return Array.from(this.#chunks.values()).findLast(isUnsaved);
+  /** Finds a part that was used since its file was written. Beginnings come before what follows them. */
+  nextUnsaved(): PrefixChunk | PrefixTail | undefined {
+    return Array.from(this.#chunks.values()).findLast(isUnsaved) ?? this.#tails.nextUnsaved;
   }
 
-  /** Tells whether a chunk is cached still. */
-  holds(chunk: CachedChunk): boolean {
-    return this.#chunks.get(chunk.key) === chunk;
+  /** Tells whether a part is cached still. */
+  holds(part: PrefixChunk | PrefixTail): boolean {
+    return "parent" in part ? !part.isDropped : this.#chunks.get(part.key) === part;
   }
 
   /** Drops everything with tokens of an expert, pinned or not: its number may then be another expert's. */
@@ -292,7 +286,8 @@ export class PrefixCache {
     const to = from + this.chunkTokens;
     const key = saltedKey(this.#key(prompt, before.length, parent), salt);
     const experts = new Set(prompt.experts.slice(from, to));
-    const own = { id: this.#nextId++, key, salt, experts, kept: keep(from, to) };
+    const kept = keep(from, to);
+    const own = { id: this.#nextId++, key, salt, experts, from, kept, pages: [kept] };
     const chunk: PrefixChunk = { ...own, pins: 0, lastUse: this.#uses, fileKey: undefined, savedUse: undefined };
     this.#chunks.set(key, chunk);
     this.#chunkBytes += chunk.kept.bytes;
@@ -310,7 +305,7 @@ export class PrefixCache {
     // Tails come before the chunks that they follow.
     for (const tail of this.#tails.evictable) take(tail, bytesOf(tail));
     for (const chunk of this.#chunks.values()) {
-      if (chunk.pins === 0 && (chunk.state || this.#kv.isIdle(chunk.kept))) take(chunk, chunk.kept.bytes);
+      if (chunk.pins === 0 && this.#kv.isIdle(chunk.kept)) take(chunk, chunk.kept.bytes);
     }
     let [most, chosen]: [number, PrefixChunk | PrefixTail | undefined] = [-1, undefined];
     for (const { oldest, bytes } of owners.values()) {
@@ -327,21 +322,20 @@ export class PrefixCache {
   }
 
   #drop(chunk: PrefixChunk): void {
-    const { kept, state } = chunk;
+    const { kept } = chunk;
     this.#chunks.delete(chunk.key);
-    this.#chunkBytes -= kept.bytes + (state?.bytes ?? 0);
+    this.#chunkBytes -= kept.bytes;
     if (chunk.pins > 0) this.#pinnedBytes -= kept.bytes;
     this.#kv.drop(kept);
-    if (state) this.#kv.states.drop(state);
   }
 
   /** Marks a chain as used. Its last chunk becomes its least recent one, so it is evicted before those it needs. */
-  #touch(chain: readonly PrefixChunk[], { fileKeys, cacheSalt }: CacheablePrompt): void {
+  #touch(chain: readonly PrefixChunk[], { files, cacheSalt }: CacheablePrompt): void {
     this.#uses++;
     for (const [index, chunk] of Array.from(chain.entries()).toReversed()) {
       chunk.lastUse = this.#uses;
       // A pinned chunk of all salts is no file of one of them.
-      if (chunk.salt === cacheSalt) chunk.fileKey ??= fileKeys?.[index];
+      if (chunk.salt === cacheSalt) chunk.fileKey ??= files?.chunk(index);
       this.#chunks.delete(chunk.key);
       this.#chunks.set(chunk.key, chunk);
     }
@@ -363,33 +357,16 @@ function saltedKey(key: string, salt: string | undefined): string {
   return salt === undefined ? key : `${key}:${salt}`;
 }
 
-/** A chunk as its file knows it. */
-export interface CachedChunk {
+interface PrefixChunk extends CachedPart {
+  readonly id: number;
   readonly key: string;
   readonly kept: KeptTokens;
-  /** Number of the last use. */
-  readonly lastUse: number;
-  /** Name of the chunk's file; `undefined` if it is not worth one. */
-  readonly fileKey: string | undefined;
-  /** Last use that the file has, if there is a file. */
-  savedUse: number | undefined;
-}
-
-/** Tells whether a chunk is worth a file, and was used since the file was written. */
-export function isUnsaved({ fileKey, savedUse, lastUse }: CachedChunk): boolean {
-  return fileKey !== undefined && savedUse !== lastUse;
-}
-
-interface PrefixChunk extends CachedChunk {
-  readonly id: number;
   readonly salt: string | undefined;
   readonly experts: ReadonlySet<number>;
   /** Number of pins that need the chunk. */
   pins: number;
   lastUse: number;
   fileKey: string | undefined;
-  /** State behind the chunk. */
-  state?: KeptState | undefined;
 }
 
 interface Pin {

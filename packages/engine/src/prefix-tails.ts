@@ -6,8 +6,34 @@ import { type KeptState, type KeptTokens, KV_PAGE_TOKENS, type KvMemory } from "
 export interface CacheablePrompt extends RoutedTokens {
   /** Requests of one salt share what they cache, and so do those without any. */
   readonly cacheSalt?: string | undefined;
-  /** Names of the files of the first chunks, for chunks that are worth a file. */
-  readonly fileKeys?: readonly string[] | undefined;
+  /** Names of its files, of a prompt that is worth files. */
+  readonly files?: FileNames | undefined;
+}
+
+/** Names the files of a prompt and its answer. */
+interface FileNames {
+  chunk(index: number): string | undefined;
+  end(end: number): string | undefined;
+}
+
+/** A part of the cache, as its file knows it. */
+export interface CachedPart {
+  /** First position, a multiple of the chunks' length. */
+  readonly from: number;
+  readonly pages: readonly KeptTokens[];
+  /** State behind the pages, of a model with recurrences. */
+  readonly state?: KeptState | undefined;
+  /** Number of the last use. */
+  readonly lastUse: number;
+  /** Name of the file; `undefined` if the part is not worth one. */
+  readonly fileKey: string | undefined;
+  /** Last use that the file has, if there is a file. */
+  savedUse: number | undefined;
+}
+
+/** Tells whether a part is worth a file, and was used since the file was written. */
+export function isUnsaved({ fileKey, savedUse, lastUse }: CachedPart): boolean {
+  return fileKey !== undefined && savedUse !== lastUse;
 }
 
 /** A prompt: everything that the keys and values of its positions depend on. */
@@ -20,18 +46,16 @@ export interface RoutedTokens {
 /** Keeps the computed positions `[from, to)` of a prompt. */
 export type KeepTokens = (from: number, to: number) => KeptTokens;
 
-/** Pages of a beginning behind its last whole chunk. */
-export interface PrefixTail {
+/** Pages of a beginning behind its last whole chunk: none if it ends there, with a state. */
+export interface PrefixTail extends CachedPart {
   /** Id of that chunk. */
   readonly parent: number;
   readonly salt: string | undefined;
   readonly tokenIds: readonly number[];
   readonly experts: readonly number[];
-  readonly pages: readonly KeptTokens[];
-  /** State behind them. */
-  readonly state: KeptState | undefined;
   /** Number of pins that need the tail. Without any it may be evicted. */
   pins: number;
+  fileKey: string | undefined;
   lastUse: number;
   isDropped: boolean;
 }
@@ -42,7 +66,7 @@ export interface TailPlace {
   readonly from: number;
 }
 
-/** The pages behind the last whole chunks of pinned beginnings, and of prompts and answers of models with states. */
+/** The pages behind the last whole chunks of pinned beginnings, and all states with the pages before them. */
 export class PrefixTails {
   readonly #kv: KvMemory;
   readonly #tails = new Map<number, readonly PrefixTail[]>();
@@ -58,6 +82,10 @@ export class PrefixTails {
 
   get pinnedBytes(): number {
     return this.#all.reduce((sum, tail) => sum + (tail.pins > 0 ? bytesOf(tail) : 0), 0);
+  }
+
+  get nextUnsaved(): PrefixTail | undefined {
+    return this.#all.findLast(isUnsaved);
   }
 
   get evictable(): readonly PrefixTail[] {
@@ -104,7 +132,7 @@ export class PrefixTails {
 
   /** Adds positions `[from, end)` of a prompt, page by page: other prompts may go on with the first of them only. */
   add(
-    { tokenIds, experts, cacheSalt: salt }: CacheablePrompt,
+    { tokenIds, experts, cacheSalt: salt, files }: CacheablePrompt,
     { parent, from, end }: TailPlace & { readonly end: number },
     keep: KeepTokens,
     state?: KeptState,
@@ -113,7 +141,19 @@ export class PrefixTails {
       keep(from + page * KV_PAGE_TOKENS, Math.min(end, from + (page + 1) * KV_PAGE_TOKENS)),
     );
     const own = { tokenIds: tokenIds.slice(from, end), experts: experts.slice(from, end) };
-    const tail: PrefixTail = { parent, salt, ...own, pages, state, pins: 0, lastUse: 0, isDropped: false };
+    const file = { fileKey: files?.end(end), savedUse: undefined };
+    const tail: PrefixTail = {
+      parent,
+      from,
+      salt,
+      ...own,
+      pages,
+      state,
+      ...file,
+      pins: 0,
+      lastUse: 0,
+      isDropped: false,
+    };
     this.#tails.set(parent, [...(this.#tails.get(parent) ?? []), tail]);
     this.#numBytes += bytesOf(tail);
     return tail;
@@ -136,6 +176,6 @@ export class PrefixTails {
   }
 }
 
-export function bytesOf({ pages, state }: PrefixTail): number {
+export function bytesOf({ pages, state }: Pick<CachedPart, "pages" | "state">): number {
   return pages.reduce((sum, { bytes }) => sum + bytes, state?.bytes ?? 0);
 }

@@ -55,6 +55,12 @@ export class SavedPrompts {
     );
   }
 
+  /** Lists the keys of the files that are there. */
+  async keys(): Promise<readonly string[]> {
+    const names = await readdir(this.#folder).catch(() => []);
+    return names.filter((name) => NAME.test(name)).map((name) => name.slice(0, -".kv".length));
+  }
+
   async remove(head: SavedHead): Promise<void> {
     await rm(this.#pathOf(head), { force: true }).catch(() => undefined);
   }
@@ -119,17 +125,16 @@ export class SavedPrompts {
     await this.#prune(path);
   }
 
-  #pathOf({ key }: SavedHead): string {
+  #pathOf({ key }: Pick<SavedHead, "key">): string {
     return join(this.#folder, `${key}.kv`);
   }
 
   /** Removes the files that were not used for longest until the others fit. @param newest - stays */
   async #prune(newest: string): Promise<void> {
     await removeAbandoned(this.#folder, TEMPORARY_PREFIX);
-    const names = (await readdir(this.#folder).catch(() => [])).filter((name) => NAME.test(name));
     const files = await Promise.all(
-      names.map(async (name) => {
-        const path = join(this.#folder, name);
+      (await this.keys()).map(async (key) => {
+        const path = this.#pathOf({ key });
         // Another process may have removed it.
         const state = await stat(path).catch(() => undefined);
         return { path, bytes: state?.size ?? 0, usedMs: path === newest ? Infinity : (state?.mtimeMs ?? 0) };

@@ -16,6 +16,7 @@ import {
 import type { KvSlot } from "@readme-moe/kernel";
 import { type CompletionPiece, CompletionText, type Tokenizer } from "@readme-moe/model";
 import type { PlacedAllowance } from "./allowed-tokens.ts";
+import type { PrefixNames } from "./prefix-names.ts";
 
 type Identity = "id" | "requestId" | "choice" | "arrival" | "arrivalMs" | "priority";
 
@@ -85,8 +86,8 @@ export class Sequence implements SchedulableSequence {
   readonly routerState: RouterState;
   /** Slot in the KV memory; `undefined` while the sequence waits. */
   slot: KvSlot | undefined;
-  /** Names of the files of the prompt's chunks; none of a prompt that is not worth files. */
-  fileKeys: readonly string[] = [];
+  /** Names of the files of the prompt and the answer; `undefined` if the prompt is not worth files. */
+  files: PrefixNames | undefined;
   /** Number of prompt tokens that came from the prefix cache before the first step. */
   cachedTokens = 0;
   /** Counts of the drafts that have run. */

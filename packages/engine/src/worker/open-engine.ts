@@ -156,8 +156,7 @@ export async function openEngine(
     const saved =
       savedPromptsFolder === undefined ? undefined : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
     const keptPrompts = new KeptPrompts({ runner, kv, prefixes, saved });
-    // Files of chunks have no place for states.
-    const files = kv.states.stateBytes > 0 ? undefined : prefixFiles(options);
+    const files = prefixFiles(options);
     const onSaveFailed = (reason: string): void => output.event("prefix:save-failed", { reason });
     const disk = { scope: options.prefixDiskScope, onSaveFailed, now };
     const savedPrefixes = files && new SavedPrefixes({ ...disk, files, runner, kv, prefixes });
