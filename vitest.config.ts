@@ -42,7 +42,7 @@ const SYSTEM = [
   "test/engine/{cache-faults,equality,mapped-file-faults,smollm2,streamed-faults}.test.ts",
   "test/examples/*.test.ts",
   "test/express/api-engine-killed.test.ts",
-  "test/fleet/{batches,commands,failover,failures,fleet,freezes,refactor,rolling,streamed-experts,tune}.test.ts",
+  "test/fleet/{batches,commands,failover,failures,fleet,freezes,hybrids,refactor,rolling,streamed-experts,tune}.test.ts",
   "test/refactor/load-failure.test.ts",
   "test/readme-moe/{apply,chat,models-by-name,serve*,shipped-adapter,tune}.test.ts",
   "test/refactor/{delta-scales,families,lora-resume,resume,tuning-resume}.test.ts",

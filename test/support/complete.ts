@@ -9,14 +9,16 @@ export interface Completed {
   readonly stop: string | undefined;
 }
 
-/** All completions of a request, by choice, and what they used. */
+/** All completions of a request, by choice, and what they used. @param onChunk - called with each chunk */
 export async function completeAll(
   engine: Pick<Engine, "generate">,
   request: GenerateRequest,
+  onChunk: () => void = () => undefined,
 ): Promise<{ readonly choices: readonly Completed[]; readonly usage: Usage | undefined }> {
   const choices: { text: string; tokens: GeneratedToken[]; finishReason?: FinishReason; stop?: string }[] = [];
   let usage: Usage | undefined;
   for await (const chunk of engine.generate(request)) {
+    onChunk();
     const choice = (choices[chunk.choice] ??= { text: "", tokens: [] });
     choice.text += chunk.text;
     choice.tokens.push(...chunk.tokens);
