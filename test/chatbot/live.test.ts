@@ -210,8 +210,9 @@ test("finished sequences are forgotten, and everything after the engine has fail
   let now = 0;
   const [events, state] = [new ReadMeEmitter(), new LiveState(3, 2, () => now)];
   state.listen(events, () => undefined);
-  events.emit("sequence:queued", { sequenceId: "a", promptTokens: 3, numWaiting: 1 });
+  // The engine routes a prompt before it queues the sequence.
   events.emit("router:routed", { sequenceId: "a", position: 0, experts: Uint16Array.of(2, 0, 2), durationMs: 1 });
+  events.emit("sequence:queued", { sequenceId: "a", promptTokens: 3, numWaiting: 1 });
   const batch = { step: 1, sequenceIds: ["a", "late"], numTokens: [3, 1], positions: [0, 7] };
   events.emit("batch:scheduled", { ...batch, distinctExperts: 2, numWaiting: 4 });
   for (const layer of [0, 1]) events.emit("expert:loaded", { layer, expert: 1, bytes: 9, durationMs: 1 });

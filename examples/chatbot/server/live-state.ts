@@ -46,7 +46,7 @@ export class LiveState {
       events.on(name, listener);
     };
     on("sequence:queued", ({ sequenceId, numWaiting }) => {
-      this.#routes.set(sequenceId, []);
+      this.#routeOf(sequenceId);
       this.#numWaiting = numWaiting;
     });
     on("router:routed", (event) => this.#routed(event));
@@ -80,9 +80,15 @@ export class LiveState {
   }
 
   #routed({ sequenceId, position, experts }: Payload<"router:routed">): void {
-    const route = this.#routes.get(sequenceId);
-    if (!route) return;
+    const route = this.#routeOf(sequenceId);
     for (const [index, expert] of experts.entries()) route[position + index] = expert;
+  }
+
+  /** Finds the experts of a sequence. Those of a prompt are known before the sequence is queued. */
+  #routeOf(sequenceId: string): number[] {
+    const route = this.#routes.get(sequenceId) ?? [];
+    this.#routes.set(sequenceId, route);
+    return route;
   }
 
   #scheduled(event: Payload<"batch:scheduled">): void {
