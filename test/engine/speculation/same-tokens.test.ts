@@ -14,6 +14,7 @@ import type { KvSlot } from "@readme-moe/kernel";
 import { findDraftHead } from "@readme-moe/model";
 import { HeadDrafter } from "../../../packages/engine/src/speculation/head-drafter.ts";
 import { kvFor } from "../../support/greedy.ts";
+import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { POCKET, POCKET_HEAD } from "../../support/pocket.ts";
 import { pocketTexts } from "../../support/pocket-texts.ts";
 import { type RunningModel, runningModel } from "../../support/running-model.ts";
@@ -198,7 +199,7 @@ describe("with a trained head", () => {
   });
 
   test.each(LIMITS)("give the same tokens and log-probabilities with %s", async (_, limits) => {
-    const jobs = jobsOf(24, 6).map((job, index) => {
+    const jobs = jobsOf(RUNS_LONG_TESTS ? 250 : 24, 6).map((job, index) => {
       const promptIds = texts[index % texts.length]!.slice(0, job.promptIds.length);
       return { ...job, promptIds, params: { ...job.params, logitBias: {}, stopTokenIds: [] } };
     });
