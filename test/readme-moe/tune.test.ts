@@ -59,6 +59,22 @@ test.each([
     1,
     /is a mixture of \d experts \(read-me\); experts of low rank are trained over dense models/,
   ],
+  [["--draft-head", "--data", BOOK], 2, /--out/],
+  [["--draft-head", "--experts", "low-rank", "--data", BOOK, "--out", "x"], 2, /cannot be used with option '--experts/],
+  [["--draft-head", "--rank", "4", "--data", BOOK, "--out", "x"], 2, /'--rank' cannot be used with --draft-head/],
+  [["--draft-head", "--teacher", "TEACHER", "--data", BOOK, "--out", "x"], 2, /'--teacher' cannot be used with/],
+  [
+    ["--teacher", "TEACHER", "--vocabulary", "9", "--data", BOOK, "--out", "x"],
+    2,
+    /'--vocabulary' cannot be used without --draft-head/,
+  ],
+  [["--experts", "low-rank", "--drafts", "2", "--data", BOOK, "--out", "x"], 2, /'--drafts' cannot be used with --exp/],
+  [["--draft-head", "--vocabulary", "999999", "--data", BOOK, "--out", "x"], 2, /`vocabulary` to be at most/],
+  [
+    ["--draft-head", "--data", BOOK, "--out", "x"],
+    1,
+    /is a mixture of \d experts \(read-me\); draft heads are trained/,
+  ],
   [["--teacher", POCKET, "--data", BOOK, "--out", "x"], 1, /cannot be the teacher: it has hiddenSize/],
   [["--teacher", "STUDENT", "--data", BOOK, "--out", "x"], 1, /is not a dense model/],
 ])("%j: exit code %i", async (args, code, message) => {

@@ -120,8 +120,6 @@ function setUp(name: string, drafts: number) {
     const feeds = headFeeds(source, tokenIds, rows, { drafts, weight: 0.1 });
     return session.run({ ...weightFeeds([weights]), ...feeds });
   };
-  const matrixOf = (values: Float32Array, width: number): Float32Array[] =>
-    Array.from({ length: values.length / width }, (_, row) => values.subarray(row * width, (row + 1) * width));
   const plain = () => {
     const folded = new Map(parameters.map(({ key, values }) => [key, Float64Array.from(values)]));
     folded.set("fc.weight", Float64Array.from(foldMagnitudes(weights.get("fc.weight")!.values, source.magnitudes)));
@@ -151,4 +149,8 @@ function setUp(name: string, drafts: number) {
     return { logits, loss };
   };
   return { run, plain, parameters };
+}
+
+function matrixOf(values: Float32Array, width: number): readonly Float32Array[] {
+  return Array.from({ length: values.length / width }, (_, row) => values.subarray(row * width, (row + 1) * width));
 }

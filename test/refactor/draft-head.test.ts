@@ -9,7 +9,6 @@ import { runWholeAndKilled } from "../support/killed-run.ts";
 import { POCKET } from "../support/pocket.ts";
 import { pocketTexts } from "../support/pocket-texts.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
-import { TINY_HEAD } from "../support/tiny-tuning.ts";
 
 const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "train-draft-head.ts");
 const KILLS = Number(process.env["KILLS"] ?? 2);

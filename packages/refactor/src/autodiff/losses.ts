@@ -50,7 +50,7 @@ interface Candidates {
   readonly shares: Tensor;
 }
 
-/** Sums `-Σ share · log softmax(logits)[id]` over rows `[rows, classes]`, `[1]`, as `crossEntropy` of sparse targets. */
+/** Sums `-Σ share · log softmax(logits)[id]` over rows of logits, `[1]`: `crossEntropy` of sparse targets. */
 export function candidateCrossEntropy(tape: Tape, logits: Tensor, { ids, shares }: Candidates): Tensor {
   const g = tape.graph;
   const weights = ReduceSum(g, shares.value, 1);

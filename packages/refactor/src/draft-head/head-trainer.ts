@@ -17,7 +17,7 @@ import type { DraftVocabulary } from "./vocabulary.ts";
 
 const MAX_GRADIENT_NORM = 1;
 /** Longest chain of drafts that is measured. */
-export const CHAIN = 4;
+const CHAIN = 4;
 /** Size of the first outputs of attention and FFN relative to their usual one. */
 const START_SHARE = 0.1;
 

@@ -161,7 +161,7 @@ function planOf(options: ResolvedHeadOptions): TrainingPlan<RowSequence> {
   };
 }
 
-export function shapeOf({ config }: Model, { intermediate, vocabulary }: ResolvedHeadOptions): HeadShape {
+function shapeOf({ config }: Model, { intermediate, vocabulary }: ResolvedHeadOptions): HeadShape {
   const first = config.layers.findIndex(({ isRecurrent = false }) => !isRecurrent);
   const rope = config.ropes[config.layers[first]?.angleSet ?? 0];
   if (!rope) throw new RangeError("Expected a model with rotary positions, got one without");
@@ -169,7 +169,7 @@ export function shapeOf({ config }: Model, { intermediate, vocabulary }: Resolve
   return { hiddenSize, intermediate, vocabulary, ...layerHeads(config, first), rotatedSize, rope, epsilon };
 }
 
-export async function readSource(
+async function readSource(
   { config, weights }: Model,
   training: readonly RowSequence[],
   { vocabulary: size }: ResolvedHeadOptions,
