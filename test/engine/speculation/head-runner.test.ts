@@ -35,6 +35,14 @@ async function plainHead(): Promise<PlainHead> {
   return { numHeads, numKvHeads, headSize, rotatedSize, rope: ropes[0]!, epsilon, weights };
 }
 
+/** Checks an output against a row of plain logits. */
+function expectLikely(output: ReturnType<HeadRunner["run"]>[number], logits: Float64Array): void {
+  const largest = Math.max(...logits);
+  const sum = logits.reduce((total, logit) => total + Math.exp(logit - largest), 0);
+  expect(output?.tokenId).toBe(tokenIds[logits.indexOf(largest)]);
+  expect(output?.probability).toBeCloseTo(1 / sum, 4);
+}
+
 describe.each(["native", "wasm"] as const)("in the %s kernel", (kind) => {
   let runner: KernelRunner;
   let head: HeadRunner;
@@ -64,14 +72,6 @@ describe.each(["native", "wasm"] as const)("in the %s kernel", (kind) => {
     await head.close();
     await runner.dispose();
   });
-
-  /** Checks an output against a row of plain logits. */
-  function expectLikely(output: ReturnType<HeadRunner["run"]>[number], logits: Float64Array): void {
-    const largest = Math.max(...logits);
-    const sum = logits.reduce((total, logit) => total + Math.exp(logit - largest), 0);
-    expect(output?.tokenId).toBe(tokenIds[logits.indexOf(largest)]);
-    expect(output?.probability).toBeCloseTo(1 / sum, 4);
-  }
 
   test("runs a text in one call and in random chunks as plain loops do", () => {
     expect(kernelInfo({ kernel: kind }, 2).kind).toBe(kind);

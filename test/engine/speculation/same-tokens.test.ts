@@ -145,7 +145,7 @@ describe("with a trained head", () => {
     pocket = await runningModel(POCKET);
     ({ tokenizer } = await pocket.model.loadText());
     const documents = (await pocketTexts(["book", "arxiv"])).flatMap((text) => text.documents.slice(0, 10));
-    texts = await Promise.all(documents.map(async (text) => Array.from(await tokenizer.encode(text)).slice(0, 250)));
+    texts = documents.map((text) => Array.from(tokenizer.encode(text)).slice(0, 250));
   });
 
   /** Opens a drafter whose clock stands still, so that every draft pays. */

@@ -107,8 +107,7 @@ describe.each(SETTINGS)("$name", ({ name, model, options }) => {
       expect(await run(speculating, requests.slice(0, 8), 1)).toEqual(expected.slice(0, 8));
       if ((await speculating.stats()).acceptedDraftTokens > 0) break;
     }
-    const { draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } =
-      await speculating.stats();
+    const { draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } = await speculating.stats();
     expect(acceptedDraftTokens).toBeGreaterThan(0);
     expect(draftedTokens).toBeGreaterThanOrEqual(acceptedDraftTokens);
     if (name.includes("preemptions")) expect(preemptions).toBeGreaterThan(0);

@@ -204,7 +204,7 @@ export class HeadRunner {
     const width = this.head.layers.length * this.head.config.hiddenSize;
     for (const [index, numRows] of REHEARSED.entries()) {
       const states = new Float32Array(numRows * width).fill(1);
-      this.#runCall([{ slot, tokenIds: new Array<number>(numRows).fill(0), states, isWanted: true }]);
+      this.#runCall([{ slot, tokenIds: Array.from({ length: numRows }, () => 0), states, isWanted: true }]);
       if (index === 0) this.#cost = DEFAULT_COST_MODEL;
     }
     this.kv.release(slot);

@@ -169,13 +169,16 @@ function shapeOf({ config }: Model, { intermediate, vocabulary }: ResolvedHeadOp
   return { hiddenSize, intermediate, vocabulary, ...layerHeads(config, first), rotatedSize, rope, epsilon };
 }
 
+function read({ store, name }: Model["weights"]["head"]): Promise<Float32Array> {
+  return store.readFloats(name);
+}
+
 async function readSource(
   { config, weights }: Model,
   training: readonly RowSequence[],
   { vocabulary: size }: ResolvedHeadOptions,
 ): Promise<HeadSource> {
   const { hiddenSize, vocabSize, embeddingScale, normOffset } = config;
-  const read = ({ store, name }: Model["weights"]["head"]): Promise<Float32Array> => store.readFloats(name);
   const vocabulary = chooseVocabulary(training, size, vocabSize);
   const embedding = await read(weights.embedding);
   const head = weights.head === weights.embedding ? embedding : await read(weights.head);
