@@ -78,7 +78,7 @@ export async function draftHeadBytes(
 }
 
 /** Largest number of rows of a call. */
-export const HEAD_ROWS = 256;
+const HEAD_ROWS = 256;
 
 /** Runs a draft head. The kernel of the model reads the embeddings of its tokens. */
 export class HeadRunner {

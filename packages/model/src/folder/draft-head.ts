@@ -26,7 +26,7 @@ function draftHeadFolder(modelPath: string): string {
 const MOST_CONFIG_BYTES = 1 << 20;
 
 /** Tensors of a draft head, for a model of hidden size `h`. */
-export interface DraftHeadRefs {
+interface DraftHeadRefs {
   /** `[h, layers * h]`: fuses the model's states. */
   readonly fusion: LinearRefs;
   /** Norms of the token's embedding and of the stream, which stand side by side in front of attention. */
