@@ -21,7 +21,7 @@ const BOUND = 5e-3;
 
 const SHAPES: Readonly<Record<string, Partial<HeadShape>>> = {
   "grouped heads": { numHeads: 4, numKvHeads: 2 },
-  "one key head, part of each head rotated": { numHeads: 3, numKvHeads: 1, rotatedSize: 4 },
+  "one key head": { numHeads: 3, numKvHeads: 1 },
 };
 
 const pool = new SessionPool({ threads: 1 });
@@ -87,7 +87,6 @@ function setUp(name: string, drafts: number) {
     numHeads: 4,
     numKvHeads: 2,
     headSize: 8,
-    rotatedSize: 8,
     rope: { type: "default", theta: 100 },
     epsilon: 1e-5,
     ...SHAPES[name],
@@ -130,7 +129,7 @@ function setUp(name: string, drafts: number) {
       ),
       head: matrixOf(source.head, size),
     };
-    const logits = plainDrafts({ ...shape, weights: folded }, inputs, drafts);
+    const logits = plainDrafts({ ...shape, rotatedSize: shape.headSize, weights: folded }, inputs, drafts);
     let loss = 0;
     for (const [row, chain] of logits.entries()) {
       for (const [draft, own] of chain.entries()) {

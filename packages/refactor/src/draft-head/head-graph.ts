@@ -28,7 +28,6 @@ export interface HeadShape {
   readonly numHeads: number;
   readonly numKvHeads: number;
   readonly headSize: number;
-  readonly rotatedSize: number;
   readonly rope: RopeConfig;
   readonly epsilon: number;
 }
@@ -107,10 +106,10 @@ function unrolledRows(
   shape: HeadShape,
   { tokens, drafts }: Pick<Unrolling, "tokens" | "drafts">,
 ): readonly Tensor[] {
-  const { hiddenSize, numHeads, numKvHeads, headSize, rotatedSize, rope, epsilon } = shape;
+  const { hiddenSize, numHeads, numKvHeads, headSize, rope, epsilon } = shape;
   const states = tape.data("states", "float32", [tokens, TAPS * hiddenSize]);
   const embeddings = tape.data("embeddings", "float32", [tokens + drafts - 1, hiddenSize]);
-  const { cos, sin } = rotaryTables(tape, { set: 0, rope, rotatedSize, tokens: tokens + drafts - 1 });
+  const { cos, sin } = rotaryTables(tape, { set: 0, rope, rotatedSize: headSize, tokens: tokens + drafts - 1 });
   const product = (name: string, x: Tensor): Tensor => linear(tape, x, weights.get(`${name}_proj.weight`));
   const norm = (name: string, x: Tensor): Tensor => rmsNorm(tape, x, weights.get(`${name}.weight`), { epsilon });
   const heads = (x: Tensor, count: number): Tensor =>
@@ -120,9 +119,8 @@ function unrolledRows(
   return Array.from({ length: drafts }, (_, draft) => {
     const positions = tape.constant(`first.${draft}`, "int64", [1], BigInt64Array.of(BigInt(draft)));
     const rotated = (x: Tensor, count: number): Tensor => {
-      const partial = rotatedSize < headSize ? { rotatedSize, numHeads: count } : undefined;
       const one = reshape(tape, x, [1, tokens, count * headSize]);
-      return heads(rotary(tape, one, { positions, cos, sin }, partial), count);
+      return heads(rotary(tape, one, { positions, cos, sin }), count);
     };
     const embedded = norm("midlayer.input_layernorm", shifted(tape, embeddings, draft, tokens));
     const input = joinColumns(tape, embedded, norm("midlayer.hidden_norm", stream));

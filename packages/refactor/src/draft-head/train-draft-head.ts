@@ -2,9 +2,10 @@
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
+import { ReadMeError } from "@readme-moe/core";
 import {
-  baseFiles,
   encodeFloats,
+  exportedConfig,
   layerHeads,
   type Model,
   resolveCacheFolder,
@@ -64,7 +65,7 @@ export async function trainDraftHead(
   const { config } = model;
   const resolved = resolveHeadOptions(options, config);
   refuseMixture(model, "draft heads are trained over dense models: name one");
-  const layers = tappedLayers(config.numLayers);
+  const [shape, layers] = [shapeOf(model, resolved), tappedLayers(config.numLayers)];
   await refuseOccupied(out);
   if (texts.length === 0) throw new RangeError("Expected text of at least one kind, got none");
   const startMs = performance.now();
@@ -83,7 +84,6 @@ export async function trainDraftHead(
     signal,
     onFile: (done, of) => onProgress?.({ stage: "states", done, of }),
   });
-  const shape = shapeOf(model, resolved);
   const source = await readSource(model, rows.training, resolved);
   const parameters = newParameters(shape, source, resolved.seed);
   const trainer = new HeadTrainer(parameters, shape, source, { ...resolved, threads, signal });
@@ -161,12 +161,20 @@ function planOf(options: ResolvedHeadOptions): TrainingPlan<RowSequence> {
   };
 }
 
-function shapeOf({ config }: Model, { intermediate, vocabulary }: ResolvedHeadOptions): HeadShape {
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for a model that engines could not open the head of */
+function shapeOf({ path, config }: Model, { intermediate, vocabulary }: ResolvedHeadOptions): HeadShape {
   const first = config.layers.findIndex(({ isRecurrent = false }) => !isRecurrent);
-  const rope = config.ropes[config.layers[first]?.angleSet ?? 0];
-  if (!rope) throw new RangeError("Expected a model with rotary positions, got one without");
+  const own = config.ropes[config.layers[first]?.angleSet ?? 0];
   const { hiddenSize, rotatedSize, rmsNormEpsilon: epsilon } = config;
-  return { hiddenSize, intermediate, vocabulary, ...layerHeads(config, first), rotatedSize, rope, epsilon };
+  if (!own || hiddenSize % 64 !== 0) {
+    const expected = "draft heads need a model with rotary positions, of a width in whole 64s";
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: has a width of ${hiddenSize}; ${expected}`);
+  }
+  const heads = layerHeads(config, first);
+  // A head rotates whole heads, whose frequencies only plain positions have for another number of dimensions.
+  const isPlain = rotatedSize === heads.headSize && own.type !== "proportional";
+  const rope = isPlain ? own : ({ type: "default", theta: own.theta } as const);
+  return { hiddenSize, intermediate, vocabulary, ...heads, rope, epsilon };
 }
 
 function read({ store, name }: Model["weights"]["head"]): Promise<Float32Array> {
@@ -192,8 +200,8 @@ async function readSource(
   };
 }
 
-/** Properties of rotary positions that a head's config takes from its model's. */
-const ROPE_FIELDS = ["rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"];
+/** Properties of rotary positions in config.json. */
+const ROPE_FIELDS = new Set(["rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"]);
 
 interface TrainedHead {
   readonly model: Model;
@@ -205,7 +213,15 @@ interface TrainedHead {
 
 /** Writes a head in the layout in which vLLM and SGLang read them; `lm_head` and `embed_tokens` are the model's. */
 async function writeHead(folder: string, { model, shape, source, parameters, layers }: TrainedHead): Promise<void> {
-  const { config } = await baseFiles(model);
+  const layer = { slidingWindow: undefined, angleSet: 0, isMixture: false };
+  const like = {
+    ...model.config,
+    modelType: "llama",
+    rotatedSize: shape.headSize,
+    ropes: [shape.rope],
+    layers: [layer],
+  };
+  const fields = exportedConfig(like, undefined, { dtypes: ["fp32"], withDataFile: [] });
   const { tokenIds } = source.vocabulary;
   const floats = parameters.map(({ key: name, shape: sizes, values }) => ({
     name,
@@ -229,8 +245,7 @@ async function writeHead(folder: string, { model, shape, source, parameters, lay
     num_key_value_heads: shape.numKvHeads,
     head_dim: shape.headSize,
     rms_norm_eps: shape.epsilon,
-    rope_theta: shape.rope.theta,
-    ...Object.fromEntries(ROPE_FIELDS.flatMap((field) => (field in config ? [[field, config[field]]] : []))),
+    ...Object.fromEntries(Object.entries(fields).filter(([name, value]) => ROPE_FIELDS.has(name) && value !== null)),
     max_position_embeddings: model.config.contextTokens,
     vocab_size: model.config.vocabSize,
     draft_vocab_size: shape.vocabulary,
