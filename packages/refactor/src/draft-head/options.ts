@@ -31,8 +31,8 @@ export const HEAD_OPTIONS = {
   draftDecay: { kind: "number", above: 0, max: 1, default: 0.8, about: "weight of each further draft" },
   /** Highest learning rate. @default 0.001 */
   learningRate: { kind: "number", default: 1e-3 },
-  /** Sequences of a step. @default 4 */
-  batchSequences: { kind: "integer", min: 1, max: 1 << 16, default: 4 },
+  /** Sequences of a step. @default 2 */
+  batchSequences: { kind: "integer", min: 1, max: 1 << 16, default: 2 },
   /** Steps over which the learning rate rises. @default a twentieth of all */
   warmUpSteps: { kind: "integer", otherwise: "a twentieth of all" },
   /** Held-out sequences of each kind of text. @default 4 */
