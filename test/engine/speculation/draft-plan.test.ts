@@ -8,7 +8,8 @@ import {
   DraftChain,
   evidenceOf,
   FIRST_CHANCE,
-  relaxedChance,
+  relaxed,
+  savedMs,
   startingDrafts,
   typicalChance,
 } from "../../../packages/engine/src/speculation/draft-plan.ts";
@@ -57,44 +58,45 @@ describe("the drafts that get one more token", () => {
 });
 
 describe("the sequences that are drafted for", () => {
-  test("give the best ratio of all subsets and common lengths", () => {
+  test("save the most time of all subsets", () => {
     const random = seededRandom(2);
     const counts = new Map<string, number>();
     for (let run = 0; run < 300; run++) {
-      const most = randomInteger(random, 6);
       const prospects = Array.from({ length: 1 + randomInteger(random, 5) }, () => ({
-        chance: random(),
-        mostTokens: random() < 0.1 ? 0 : most,
+        gainMs: 2 * random() ** 3,
+        mostTokens: random() < 0.1 ? 0 : 4,
       }));
-      const step = { tokens: prospects.length, ms: 1 + 9 * random() };
-      const costs = randomCosts(random);
-      const rateOf = (chosen: readonly number[], length: number): number => {
-        if (chosen.length === 0 || length === 0) return step.tokens / step.ms;
-        let { tokens, ms } = step;
-        for (let token = 1; token <= length; token++) {
-          for (const index of chosen) tokens += (prospects[index]?.chance ?? 0) ** token;
-          ms += costs.runMs(token === 1 ? 2 * chosen.length : chosen.length) + costs.rowMs * chosen.length;
-        }
-        return tokens / ms;
-      };
-      const lengths = Array.from({ length: most + 1 }, (_, length) => length);
-      const bestOf = (chosen: readonly number[]): number =>
-        Math.max(...lengths.map((length) => rateOf(chosen, length)));
+      const { runMs } = randomCosts(random);
+      const savedBy = (chosen: readonly number[]): number =>
+        chosen.length === 0
+          ? 0
+          : chosen.reduce((sum, index) => sum + (prospects[index]?.gainMs ?? 0), 0) - runMs(2 * chosen.length);
       const able = (chosen: readonly number[]): boolean => chosen.every((index) => prospects[index]?.mostTokens !== 0);
-      const chosen = startingDrafts(step, prospects, costs);
+      const chosen = startingDrafts(prospects, runMs);
       expect(able(chosen)).toBe(true);
-      expect(bestOf(chosen)).toBeCloseTo(Math.max(...subsets(prospects.length).filter(able).map(bestOf)), 12);
+      expect(savedBy(chosen)).toBeCloseTo(Math.max(...subsets(prospects.length).filter(able).map(savedBy)), 12);
       const kind = chosen.length === 0 ? "none" : chosen.length === prospects.length ? "all" : "some";
       counts.set(kind, (counts.get(kind) ?? 0) + 1);
     }
     expect(Math.min(...["none", "some", "all"].map((kind) => counts.get(kind) ?? 0))).toBeGreaterThan(20);
   });
 
-  test("a draft that is too dear for one token may pay for several", () => {
-    const costs = { runMs: (numRows: number) => (numRows === 2 ? 1.2 : 0.1), rowMs: 0 };
-    const step = { tokens: 1, ms: 1 };
-    expect(startingDrafts(step, [{ chance: 0.99, mostTokens: 1 }], costs)).toEqual([]);
-    expect(startingDrafts(step, [{ chance: 0.99, mostTokens: 8 }], costs)).toEqual([0]);
+  test("save what the best beginning of their draft saves", () => {
+    const random = seededRandom(3);
+    for (let run = 0; run < 200; run++) {
+      const chances = Array.from({ length: randomInteger(random, 6) }, () => random());
+      const step = { tokens: 1 + randomInteger(random, 4), ms: 1 + 9 * random(), msPerRow: random() };
+      const saved = Array.from({ length: chances.length + 1 }, (_, length) =>
+        chances.slice(0, length).reduce(
+          ([sum, chance], one) => {
+            const reached = chance * one;
+            return [sum + (reached * step.ms) / step.tokens - step.msPerRow, reached] as const;
+          },
+          [0, 1] as readonly [number, number],
+        ),
+      );
+      expect(savedMs(chances, step)).toBeCloseTo(Math.max(...saved.map(([sum]) => sum)), 12);
+    }
   });
 });
 
@@ -121,7 +123,7 @@ test("the chance of a sequence follows its drafts, and returns to the first one 
   for (let token = 0; token < 50; token++) chance = averageChance(chance, 0.1);
   expect(chance).toBeCloseTo(0.1, 2);
   let numCalls = 0;
-  for (; chance < 0.4; numCalls++) chance = relaxedChance(chance);
+  for (; chance < 0.4; numCalls++) chance = relaxed(chance, FIRST_CHANCE);
   expect(numCalls).toBeGreaterThan(100);
   expect(numCalls).toBeLessThan(400);
 });

@@ -68,6 +68,8 @@ class Oracle implements Drafter {
     // The oracle knows all tokens.
   }
 
+  isPromising: Drafter["isPromising"] = () => true;
+
   propose: Drafter["propose"] = async (questions) =>
     questions.map(({ sequence, mostTokens }) => ({ draft: this.#draft(sequence, mostTokens), drafterMs: 0 }));
 
@@ -213,6 +215,7 @@ describe("with a trained head", () => {
         return head.propose(asked).map((draft) => ({ draft, drafterMs: 0 }));
       },
       follow: (rows) => head.follow(rows),
+      isPromising: () => true,
       suggest: () => undefined,
       observe: () => undefined,
       forget: ({ id }) => head.forget(id),

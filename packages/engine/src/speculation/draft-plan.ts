@@ -16,54 +16,48 @@ export interface DraftCosts {
 
 /** A sequence for which no draft has begun. */
 interface DraftProspect {
-  /** Chance that a drafted token is accepted, given that those before it were. */
-  readonly chance: number;
+  /** Time that its drafts save on average, the head's runs not counted. */
+  readonly gainMs: number;
   readonly mostTokens: number;
 }
 
 /** Rows of a sequence in the first run: the token that the last step gave, and a drafted one that it accepted last. */
-const FIRST_ROWS = 2;
+export const FIRST_ROWS = 2;
 
 /**
- * Chooses the sequences whose drafts make the step give more tokens per millisecond, if their best common length is
- * drafted. Reading a prompt is not charged: it is spent once for all steps of its sequence.
+ * Chooses the sequences whose drafts save more time than the head's first run takes. Reading a prompt is not charged: it
+ * is spent once for all steps of its sequence.
  *
  * @returns ascending indices; none if no draft pays
  */
-export function startingDrafts(
-  step: StepSoFar,
-  prospects: readonly DraftProspect[],
-  { runMs, rowMs }: DraftCosts,
-): readonly number[] {
-  // Whatever the length, the runs of a number of sequences take the same time, so the best chances are taken first.
+export function startingDrafts(prospects: readonly DraftProspect[], runMs: DraftCosts["runMs"]): readonly number[] {
+  // The time of a run depends on the number of sequences alone, so the largest gains are taken first.
   const order = Array.from(prospects.keys())
     .filter((index) => (prospects[index]?.mostTokens ?? 0) > 0)
-    .sort((a, b) => chanceOf(prospects, b) - chanceOf(prospects, a));
-  const gains: number[] = [];
-  const rows: number[] = [];
-  let best = step.tokens / step.ms;
-  let numChosen = 0;
+    .sort((a, b) => gainOf(prospects, b) - gainOf(prospects, a));
+  let [best, numChosen, gainMs] = [0, 0, 0];
   for (const [place, index] of order.entries()) {
-    const { chance, mostTokens } = prospects[index] ?? { chance: 0, mostTokens: 0 };
-    for (let length = 0, product = chance; length < mostTokens; length++, product *= chance) {
-      gains[length] = (gains[length] ?? 0) + product;
-      rows[length] = (rows[length] ?? 0) + 1;
-    }
-    let { tokens, ms } = step;
-    for (const [length, gain] of gains.entries()) {
-      const numRows = rows[length] ?? 0;
-      tokens += gain;
-      ms += runMs(length === 0 ? FIRST_ROWS * (place + 1) : numRows) + rowMs * numRows;
-      if (tokens / ms <= best) continue;
-      best = tokens / ms;
-      numChosen = place + 1;
-    }
+    gainMs += gainOf(prospects, index);
+    const savedMs = gainMs - runMs(FIRST_ROWS * (place + 1));
+    if (savedMs > best) [best, numChosen] = [savedMs, place + 1];
   }
   return order.slice(0, numChosen).sort((a, b) => a - b);
 }
 
-function chanceOf(prospects: readonly DraftProspect[], index: number): number {
-  return prospects[index]?.chance ?? 0;
+function gainOf(prospects: readonly DraftProspect[], index: number): number {
+  return prospects[index]?.gainMs ?? 0;
+}
+
+/** Computes the time that a draft of these chances saves, if its best part runs: each token saves a share of the step. */
+export function savedMs(chances: readonly number[], { tokens, ms, msPerRow }: VerifyingStep): number {
+  let [chance, sum] = [1, 0];
+  for (const one of chances) {
+    chance *= one;
+    const gainMs = (chance * ms) / Math.max(1, tokens) - msPerRow;
+    if (gainMs <= 0) break;
+    sum += gainMs;
+  }
+  return sum;
 }
 
 /**
@@ -112,14 +106,14 @@ export const FIRST_CHANCE = 0.6;
 const NEW_SHARE = 0.1;
 const RELAXED_SHARE = 1 / 256;
 
-/** Averages the chances of a sequence's drafted tokens, recent ones most. */
+/** Averages values of a sequence, recent ones most. */
 export function averageChance(average: number, chance: number): number {
   return average + NEW_SHARE * (chance - average);
 }
 
-/** Moves the average of a sequence that is not drafted for towards the first one, so that it is tried again later. */
-export function relaxedChance(average: number): number {
-  return average + RELAXED_SHARE * (FIRST_CHANCE - average);
+/** Moves an average towards another value, by little. */
+export function relaxed(average: number, towards: number): number {
+  return average + RELAXED_SHARE * (towards - average);
 }
 
 interface ChainLimits {
@@ -202,29 +196,25 @@ export class DraftChain {
   }
 }
 
-/** Average chance of the drafted tokens of each sequence. */
-export class SequenceChances {
+/** Averages by sequence, the newest counting most: chances of drafted tokens, and times that drafts save. */
+export class SequenceAverages {
   readonly #averages = new Map<string, number>();
 
-  of(id: string): number {
-    return this.#averages.get(id) ?? FIRST_CHANCE;
+  of(id: string): number | undefined {
+    return this.#averages.get(id);
   }
 
-  /** Includes the tokens of a draft. */
-  include(id: string, chances: readonly number[]): void {
-    if (chances.length > 0) this.#averages.set(id, chances.reduce(averageChance, this.of(id)));
+  /** Includes some values; before the first ones the average is `first`. */
+  include(id: string, values: readonly number[], first: number): void {
+    if (values.length > 0) this.#averages.set(id, values.reduce(averageChance, this.of(id) ?? first));
   }
 
-  /** Notes that a sequence was not drafted for. */
-  relax(id: string): void {
-    this.#averages.set(id, relaxedChance(this.of(id)));
+  /** Notes that a sequence was not drafted for: its average moves towards `first`, so that it is tried again later. */
+  relax(id: string, first: number): void {
+    this.#averages.set(id, relaxed(this.of(id) ?? first, first));
   }
 
   forget(id: string): void {
     this.#averages.delete(id);
-  }
-
-  clear(): void {
-    this.#averages.clear();
   }
 }

@@ -46,6 +46,8 @@ export interface Drafter {
   observe(step: StepRows): void;
   /** Follows rows of the model's states, before the next proposals. */
   follow(rows: readonly FollowedRows[]): void;
+  /** Whether a sequence's proposals are worth their time, also where the last ones were weak. */
+  isPromising(sequence: Sequence): boolean;
   /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void;
 }
@@ -91,6 +93,8 @@ export interface DraftingModel {
   propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): readonly Draft[];
   /** Follows what a step has computed. */
   follow(rows: readonly FollowedRows[]): void;
+  /** Whether drafts of a sequence save more time than they take, by the last ones. */
+  isPromising(id: string): boolean;
   /** Frees what is kept of a sequence. */
   forget(id: string): void;
 }

@@ -10,6 +10,7 @@ import type {
   StepBeforeDrafts,
   StepRows,
 } from "./drafter.ts";
+import type { Sequence } from "../sequence.ts";
 import { TextDrafter } from "./text-drafter.ts";
 
 // With a chance of the first token from here on, a text's draft runs at once: a head would take longer.
@@ -59,6 +60,10 @@ export class EngineDrafter implements Drafter {
 
   follow(rows: readonly FollowedRows[]): void {
     this.#model?.follow(rows);
+  }
+
+  isPromising({ id }: Sequence): boolean {
+    return this.#model?.isPromising(id) ?? false;
   }
 
   forget: Drafter["forget"] = (sequence) => {

@@ -3,7 +3,16 @@
 import type { Draft } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
 import type { DraftedSequence, DraftingModel, FollowedRows, VerifyingStep } from "./drafter.ts";
-import { continuedDrafts, DraftChain, type DraftCosts, SequenceChances, startingDrafts } from "./draft-plan.ts";
+import {
+  continuedDrafts,
+  DraftChain,
+  type DraftCosts,
+  FIRST_CHANCE,
+  FIRST_ROWS,
+  savedMs,
+  SequenceAverages,
+  startingDrafts,
+} from "./draft-plan.ts";
 import type { HeadOutput, HeadRunner } from "./head-runner.ts";
 
 /** A sequence as far as the head has followed it. */
@@ -45,7 +54,9 @@ export class HeadDrafter implements DraftingModel {
   readonly #eosTokenIds: readonly number[];
   /** Sequences by id, the least recently used first. */
   readonly #sequences = new Map<string, Followed>();
-  readonly #chances = new SequenceChances();
+  /** Chances of drafted tokens, and times that drafts save. */
+  readonly #chances = new SequenceAverages();
+  readonly #gains = new SequenceAverages();
 
   /** @param eosTokenIds - tokens of the model after which nothing follows */
   constructor(runner: HeadRunner, eosTokenIds: readonly number[]) {
@@ -98,16 +109,22 @@ export class HeadDrafter implements DraftingModel {
     }
     this.#continue(members, numRows, step);
     for (const [index, { sequence, followed, chain }] of members.entries()) {
-      this.#chances.include(sequence.id, chain.seenChances);
+      this.#chances.include(sequence.id, chain.seenChances, FIRST_CHANCE);
+      if (step) this.#gains.include(sequence.id, [savedMs(chain.seenChances, step)], firstGainMs(step));
       this.#runner.kv.truncate(followed.slot, bases[index] ?? 0);
     }
     const drafts = new Map(members.map(({ sequence, chain }) => [sequence.id, chain.draft]));
     return sequences.map(({ id }) => drafts.get(id) ?? NO_DRAFT);
   }
 
+  isPromising(id: string): boolean {
+    return this.#sequences.has(id) && (this.#gains.of(id) ?? 0) > this.#runner.msPerRun(FIRST_ROWS);
+  }
+
   forget(id: string): void {
     this.#drop(id);
     this.#chances.forget(id);
+    this.#gains.forget(id);
   }
 
   async dispose(): Promise<void> {
@@ -178,13 +195,18 @@ export class HeadDrafter implements DraftingModel {
       const end = followed.first + followed.slot.numTokens + followed.waiting.length;
       return end === sequence.tokenIds.length - 1 ? [{ sequence, followed }] : [];
     });
-    const prospects = ready.map(({ sequence: { id, mostTokens } }) => ({ chance: this.#chances.of(id), mostTokens }));
-    const starting = new Set(step ? startingDrafts(step, prospects, this.#costs(step)) : ready.keys());
+    const firstMs = step ? firstGainMs(step) : 0;
+    const prospects = ready.map(({ sequence: { id, mostTokens } }) => ({
+      gainMs: this.#gains.of(id) ?? firstMs,
+      mostTokens,
+    }));
+    const runMs = (numRows: number): number => this.#runner.msPerRun(numRows);
+    const starting = new Set(step ? startingDrafts(prospects, runMs) : ready.keys());
     const members = new Set(ready.map(({ sequence }) => sequence.id));
     return ready.flatMap(({ sequence, followed }, index) => {
       const { id, mostTokens, chancesOf } = sequence;
       if (!starting.has(index)) {
-        this.#chances.relax(id);
+        this.#gains.relax(id, firstMs);
         return [];
       }
       if (!this.#makeRoom(followed, followed.waiting.length + mostTokens - 1, members)) {
@@ -222,13 +244,18 @@ export class HeadDrafter implements DraftingModel {
     const tokens = members.reduce((sum, { chain }) => sum + chain.expectedTokens, step.tokens);
     const numRows = members.reduce((sum, { chain }) => sum + chain.length, 0);
     const soFar = { tokens, ms: step.ms + step.msPerRow * numRows };
-    const gains = live.map(({ sequence, chain }) => chain.chance * this.#chances.of(sequence.id));
+    const gains = live.map(({ sequence, chain }) => chain.chance * (this.#chances.of(sequence.id) ?? FIRST_CHANCE));
     return continuedDrafts(soFar, gains, this.#costs(step)).flatMap((index) => live[index] ?? []);
   }
 
   #costs({ msPerRow }: VerifyingStep): DraftCosts {
     return { runMs: (numRows) => this.#runner.msPerRun(numRows), rowMs: msPerRow };
   }
+}
+
+/** Estimates what drafts of a new sequence save: one token that is right in most steps. */
+function firstGainMs(step: VerifyingStep): number {
+  return savedMs([FIRST_CHANCE], step);
 }
 
 function extend(member: Drafting, output: HeadOutput | undefined): void {

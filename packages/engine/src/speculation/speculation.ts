@@ -115,7 +115,9 @@ export class Speculation {
     }
     this.#learning.begin();
     this.#step = undefined;
-    if (this.#learning.isResting || !batch.some((item) => this.#mayDraft(item))) return batch;
+    const isAwake =
+      !this.#learning.isResting || batch.some(({ sequence }) => this.#parts.drafter.isPromising(sequence));
+    if (!isAwake || !batch.some((item) => this.#mayDraft(item))) return batch;
     const before = this.#learning.stepOf(cost, workOf(batch, this.#parts.residency.missingBytes));
     this.#step = before;
     if (leastChance(before) >= HOPELESS) return batch;
@@ -210,7 +212,8 @@ export class Speculation {
 
   #mayDraft({ sequence, numTokens, isLast }: BatchItem): boolean {
     const isDecoding = isLast && numTokens === 1;
-    return isDecoding && sequence.isSpeculated && !this.#learning.isWeak(sequence);
+    if (!isDecoding || !sequence.isSpeculated) return false;
+    return !this.#learning.isWeak(sequence) || this.#parts.drafter.isPromising(sequence);
   }
 
   #question(
