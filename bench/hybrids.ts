@@ -3,7 +3,7 @@
 //
 //   npm run bench:random-file -- qwen3.5-0.8b hybrid.gguf
 //   npm run bench:random-file -- qwen3.5-0.8b-attention attention.gguf
-//   npm run bench:hybrids -- hybrid.gguf attention.gguf [--rounds 5] [--threads 2] [--contexts 512,4096]
+//   npm run bench:hybrids -- hybrid.gguf attention.gguf [--rounds 5] [--threads 2] [--contexts 512,4096] [--requests ""]
 
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
@@ -22,7 +22,9 @@ const { values, positionals: paths } = parseArgs({
   },
 });
 if (paths.length === 0) throw new TypeError("Expected at least one file");
-const [contexts, requests] = [values.contexts, values.requests].map((list) => list.split(",").map(Number));
+const [contexts, requests] = [values.contexts, values.requests].map((list) =>
+  list.split(",").filter(Boolean).map(Number),
+);
 const DECODED = 48;
 const TURN_TOKENS = 16;
 
@@ -32,6 +34,9 @@ const ids = (length: number): number[] => Array.from({ length }, () => 300 + ran
 
 /** Times of one file by name, in ms. */
 const times = new Map<string, Map<string, number[]>>();
+
+/** Lengths of first prompts, and times to the first token of the second turn as parts of those of the first one. */
+const parts = new Map<string, (readonly [length: number, part: number])[]>();
 
 function note(path: string, name: string, ms: number): void {
   const own = times.get(path) ?? new Map<string, number[]>();
@@ -66,6 +71,7 @@ async function round(path: string): Promise<void> {
     note(path, `prompt of ${length} tokens`, firstMs);
     const second = await answer(engine, [...prompt, ...own, ...ids(TURN_TOKENS)], 2);
     note(path, `second turn behind ${length}`, second.firstMs);
+    parts.set(path, [...(parts.get(path) ?? []), [length, second.firstMs / firstMs]]);
   }
   for (const count of requests!) {
     const all = await Promise.all(Array.from({ length: count }, () => answer(engine, ids(24), DECODED)));
@@ -88,5 +94,15 @@ for (const name of times.get(base)?.keys() ?? []) {
     return `${own!.toFixed(1)} (${(own! / other!).toFixed(2)})`;
   });
   console.log(`| ${name} | ${cells.join(" | ")} |`);
+}
+for (const path of paths) {
+  for (const length of contexts!) {
+    const own = (parts.get(path) ?? []).flatMap(([other, part]) => (other === length ? [100 * part] : []));
+    const range = [Math.min(...own), Math.max(...own)].map((percent) => percent.toFixed(1)).join(" to ");
+    const middle = median(own)!.toFixed(1);
+    console.log(
+      `${basename(path)}: first token of the second turn behind ${length}: ${middle} % (${range} %) of the first's`,
+    );
+  }
 }
 console.log(`\nMB: ${paths.map((path) => `${basename(path)} ${Math.round((sizes.get(path) ?? 0) / 1e6)}`).join(", ")}`);
