@@ -15,13 +15,19 @@ import {
 } from "./draft-plan.ts";
 import type { HeadOutput, HeadRunner } from "./head-runner.ts";
 
+/** The model's states at a token, and the token that follows. */
+interface WaitingRow {
+  readonly tokenId: number;
+  readonly states: Float32Array;
+}
+
 /** A sequence as far as the head has followed it. */
 interface Followed {
   readonly slot: KvSlot;
   /** Position in the sequence of the first token that the head has seen the states of. */
   readonly first: number;
-  /** Rows that have not run: the model's states at a token, and the token that follows. */
-  waiting: { readonly tokenId: number; readonly states: Float32Array }[];
+  /** Rows that have not run. */
+  waiting: WaitingRow[];
   /** Whether a draft began since rows that waited were last made to run. */
   isDrafted: boolean;
 }
@@ -38,6 +44,8 @@ const NO_DRAFT: Draft = { source: "head", tokenIds: [], classes: [] };
 
 /** Rows that may wait for a draft. More of them run at once, or are dropped. */
 const MOST_WAITING = 16;
+/** Tokens in front of the last one that the head begins with, however long the prompt is. */
+const MOST_PAST = 512;
 /** Number of sequences of a step from which on nobody is followed, since hardly any draft pays. */
 const MANY_SEQUENCES = 8;
 /** Chance that a token is reached and accepted, below which a draft ends before it. */
@@ -75,26 +83,33 @@ export class HeadDrafter implements DraftingModel {
   /** Follows what a step has computed. Rows of prompts run at once, those of an answer with its next draft. */
   follow(steps: readonly FollowedRows[]): void {
     const isAsleep = steps.length >= MANY_SEQUENCES;
-    for (const { id, tokenIds, from, states } of steps) {
-      const width = this.#runner.head.layers.length * this.#runner.head.config.hiddenSize;
-      const numRows = Math.min(states.length / width, tokenIds.length - 1 - from);
-      if (numRows <= 0) continue;
-      const rows = Array.from({ length: numRows }, (_, row) => ({
-        tokenId: tokenIds[from + row + 1] ?? 0,
-        states: states.subarray(row * width, (row + 1) * width),
-      }));
+    for (const step of steps) {
+      const { id, tokenIds } = step;
+      const from = Math.max(step.from, tokenIds.length - 1 - MOST_PAST);
+      const rows = this.#rowsOf(step, from);
+      if (rows.length === 0) continue;
       const known = this.#before(id, from);
-      const isLong = (known?.waiting.length ?? 0) + numRows > MOST_WAITING;
-      const mayRun = !isAsleep && (known?.isDrafted === true || numRows > MOST_WAITING);
+      const isLong = (known?.waiting.length ?? 0) + rows.length > MOST_WAITING;
+      const mayRun = !isAsleep && (known?.isDrafted === true || rows.length > MOST_WAITING);
       if (isLong && !mayRun) {
-        this.forget(id);
-        const dropped = Math.max(0, numRows - MOST_WAITING);
-        this.#begin(id, from + dropped, rows.slice(dropped));
+        this.#drop(id);
+        const dropped = Math.max(0, rows.length - MOST_WAITING);
+        this.#begin(id, from + dropped, rows.slice(dropped).map(ownRow));
       } else if (known) known.waiting.push(...rows);
       else this.#begin(id, from, rows);
       const followed = this.#sequences.get(id);
       if (followed && isLong && mayRun) this.#catchUp(id, followed);
     }
+  }
+
+  /** Lists the rows of a step from a position on whose next tokens are known. */
+  #rowsOf({ tokenIds, from: first, states }: FollowedRows, from: number): readonly WaitingRow[] {
+    const width = this.#runner.head.layers.length * this.#runner.head.config.hiddenSize;
+    const end = Math.min(first + states.length / width, tokenIds.length - 1);
+    return Array.from({ length: Math.max(0, end - from) }, (_, row) => ({
+      tokenId: tokenIds[from + row + 1] ?? 0,
+      states: states.subarray((from + row - first) * width, (from + row - first + 1) * width),
+    }));
   }
 
   propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): readonly Draft[] {
@@ -154,15 +169,14 @@ export class HeadDrafter implements DraftingModel {
     return followed;
   }
 
-  #begin(id: string, first: number, waiting: Followed["waiting"]): void {
+  #begin(id: string, first: number, rows: readonly WaitingRow[]): void {
     const slot = this.#withRoom(new Set(), () => this.#runner.kv.admit(1));
-    if (slot) this.#sequences.set(id, { slot, first, waiting, isDrafted: true });
+    if (slot) this.#sequences.set(id, { slot, first, waiting: [...rows], isDrafted: true });
   }
 
   #catchUp(id: string, followed: Followed): void {
     // The last row gives the first token of the next draft.
-    const last = followed.waiting.slice(-1);
-    followed.waiting.pop();
+    const last = followed.waiting.splice(-1).map(ownRow);
     if (!this.#makeRoom(followed, followed.waiting.length, new Set([id]))) return this.#drop(id);
     this.#runner.run([rowsOf(followed, false)]);
     followed.waiting = last;
@@ -256,6 +270,11 @@ export class HeadDrafter implements DraftingModel {
 /** Estimates what drafts of a new sequence save: one token that is right in most steps. */
 function firstGainMs(step: VerifyingStep): number {
   return savedMs([FIRST_CHANCE], step);
+}
+
+/** Copies a row, so that it does not keep those of a whole prompt in memory. */
+function ownRow({ tokenId, states }: WaitingRow): WaitingRow {
+  return { tokenId, states: states.slice() };
 }
 
 function extend(member: Drafting, output: HeadOutput | undefined): void {
