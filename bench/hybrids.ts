@@ -99,7 +99,7 @@ for (const path of paths) {
   for (const length of contexts!) {
     const own = (parts.get(path) ?? []).flatMap(([other, part]) => (other === length ? [100 * part] : []));
     const range = [Math.min(...own), Math.max(...own)].map((percent) => percent.toFixed(1)).join(" to ");
-    const middle = median(own)!.toFixed(1);
+    const middle = median(own).toFixed(1);
     console.log(
       `${basename(path)}: first token of the second turn behind ${length}: ${middle} % (${range} %) of the first's`,
     );

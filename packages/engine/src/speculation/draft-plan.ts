@@ -38,8 +38,8 @@ export function startingDrafts(prospects: readonly DraftProspect[], runMs: Draft
   let [best, numChosen, gainMs] = [0, 0, 0];
   for (const [place, index] of order.entries()) {
     gainMs += gainOf(prospects, index);
-    const savedMs = gainMs - runMs(FIRST_ROWS * (place + 1));
-    if (savedMs > best) [best, numChosen] = [savedMs, place + 1];
+    const ms = gainMs - runMs(FIRST_ROWS * (place + 1));
+    if (ms > best) [best, numChosen] = [ms, place + 1];
   }
   return order.slice(0, numChosen).sort((a, b) => a - b);
 }
