@@ -25,8 +25,8 @@ interface DraftProspect {
 export const FIRST_ROWS = 2;
 
 /**
- * Chooses the sequences whose drafts save more time than the head's first run takes. Reading a prompt is not charged: it
- * is spent once for all steps of its sequence.
+ * Chooses the sequences whose drafts save more time than the head's first run takes. Reading a prompt is not charged:
+ * it is spent once for all steps of its sequence.
  *
  * @returns ascending indices; none if no draft pays
  */
