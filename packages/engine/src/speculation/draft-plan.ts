@@ -48,7 +48,7 @@ function gainOf(prospects: readonly DraftProspect[], index: number): number {
   return prospects[index]?.gainMs ?? 0;
 }
 
-/** Computes the time that a draft of these chances saves, if its best part runs: each token saves a share of the step. */
+/** Computes the time that a draft of these chances saves: each token of its best part saves a share of the step. */
 export function savedMs(chances: readonly number[], { tokens, ms, msPerRow }: VerifyingStep): number {
   let [chance, sum] = [1, 0];
   for (const one of chances) {
