@@ -2,8 +2,8 @@
 // Every answer has to be the same token for token; a difference ends the run with exit code 1.
 //
 //   pnpm bench:speculation [model] [--kinds quote,predicted,json,chat,code,random] [--requests 1,4,16] [--rounds 5]
-//     [--tokens 96] [--per-kind 16] [--data FOLDER] [--draft-head FOLDER] [--baseline texts] [--precision int8] [--threads N] [--seed 1]
-//     [--out FILE.json] [--show]
+//     [--tokens 96] [--per-kind 16] [--data FOLDER] [--draft-head FOLDER] [--baseline texts] [--precision int8]
+//     [--threads N] [--seed 1] [--out FILE.json] [--show]
 
 import { writeFile } from "node:fs/promises";
 import { modelPath } from "../../packages/readme-moe/src/models.ts";

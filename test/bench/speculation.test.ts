@@ -243,7 +243,7 @@ test("options are checked", () => {
     data: CALIBRATION,
   });
   expect(() => speculationOptions(["--kinds", "talk"])).toThrow(
-    /`--kinds` to be of quote, predicted, json, chat, random, got `talk`/,
+    /`--kinds` to be of quote, predicted, json, chat, code, random, got `talk`/,
   );
   expect(() => speculationOptions(["--rounds", "0"])).toThrow(/`--rounds` to be whole numbers from 1 up, got `0`/);
   expect(() => speculationOptions(["--requests", "4", "--per-kind", "2"])).toThrow(/at most 2 at once, got `4`/);

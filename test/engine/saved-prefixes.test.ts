@@ -1,7 +1,7 @@
 // Beginnings of prompts on disk: what other engines find there, with the same bits, among files that are cut, changed or
 // gone; and what is kept apart.
 
-import { copyFile, readdir, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DEFAULT_COST_MODEL } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
@@ -10,7 +10,7 @@ import { PrefixNames } from "../../packages/engine/src/prefix-names.ts";
 import { isReadFaster, refinedSpeed } from "../../packages/engine/src/saved-prefixes.ts";
 import { SavedPrompts } from "../../packages/engine/src/saved-prompts.ts";
 import { CoreBench, type Job, type Limits, outcomesAlone, randomJobs } from "../support/core-bench.ts";
-import { withByte } from "../support/damage.ts";
+import { damageOneOf } from "../support/damage.ts";
 import * as fc from "../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningTinyModel } from "../support/running-tiny-model.ts";
@@ -217,14 +217,12 @@ test.each([1, 2, 3])(
         // Files that are being written come and go.
         const names = (await readdir(folder).catch(() => [])).filter((name) => name.endsWith(".kv"));
         if (names.length === 0) continue;
-        const [path, other] = [join(folder, pick(names)), join(folder, pick(names))];
-        const content = await readFile(path);
-        const way = randomInteger(random, 5);
-        if (way === 0) await truncate(path, randomInteger(random, content.length));
-        else if (way === 1) await writeFile(path, withByte(content, randomInteger(random, content.length), 255));
-        else if (way === 2) await rm(path);
-        else if (way === 3 && path !== other) await copyFile(other, path);
-        else await writeFile(join(folder, `.readme-moe-${round}.tmp`), content.subarray(0, 100));
+        const paths = names.map((name) => join(folder, name));
+        if (randomInteger(random, 5) > 0) await damageOneOf(paths, random);
+        else {
+          const content = await readFile(pick(paths));
+          await writeFile(join(folder, `.readme-moe-${round}.tmp`), content.subarray(0, 100));
+        }
         seen.damaged++;
       }
     }

@@ -1,7 +1,7 @@
 // Beginnings of prompts on disk, of models with recurrences: an engine goes on where another one has kept a state, with
 // the same bits, among files that are cut, changed or gone.
 
-import { copyFile, readdir, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeEngine } from "@readme-moe/engine";
 import type { Tokenizer } from "@readme-moe/model";
@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { SavedPrompts } from "../../packages/engine/src/saved-prompts.ts";
 import { completeAll } from "../support/complete.ts";
 import { CoreBench, type Job, outcomesAlone } from "../support/core-bench.ts";
-import { withByte } from "../support/damage.ts";
+import { damageOneOf, withByte } from "../support/damage.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { FIXTURE_VOCABULARY, readableFixture } from "../support/readable-fixture.ts";
 import { runningFixture } from "../support/running-tiny-model.ts";
@@ -193,13 +193,10 @@ describe.each(MODELS)("%s", (name) => {
         else {
           const names = await filesIn(folder);
           if (names.length === 0) continue;
-          const [path, other] = [join(folder, pick(names)), join(folder, pick(names))];
-          const content = await readFile(path);
-          const way = randomInteger(random, 4);
-          if (way === 0) await truncate(path, randomInteger(random, content.length));
-          else if (way === 1) await writeFile(path, withByte(content, randomInteger(random, content.length), 255));
-          else if (way === 2) await rm(path);
-          else if (path !== other) await copyFile(other, path);
+          await damageOneOf(
+            names.map((one) => join(folder, one)),
+            random,
+          );
           seen.damaged++;
         }
       }

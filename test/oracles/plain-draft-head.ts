@@ -15,7 +15,7 @@ export interface PlainHead {
   readonly weights: ReadonlyMap<string, ArrayLike<number>>;
 }
 
-/** What a head reads of its model. */
+/** Inputs that a head takes from its model. */
 export interface PlainHeadInputs {
   /** `[tokens][3 * hiddenSize]` */
   readonly states: readonly ArrayLike<number>[];

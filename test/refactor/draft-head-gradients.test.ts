@@ -3,7 +3,7 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { gradientName } from "../../packages/refactor/src/autodiff/tape.ts";
 import { headGraph, type HeadShape, TAPS } from "../../packages/refactor/src/draft-head/head-graph.ts";
-import { foldMagnitudes, headFeeds, newParameters } from "../../packages/refactor/src/draft-head/head-trainer.ts";
+import { divideColumns, headFeeds, newParameters } from "../../packages/refactor/src/draft-head/head-trainer.ts";
 import { tappedLayers } from "../../packages/refactor/src/draft-head/options.ts";
 import { chooseVocabulary } from "../../packages/refactor/src/draft-head/vocabulary.ts";
 import { floatOutput } from "../../packages/refactor/src/graphs/session.ts";
@@ -121,7 +121,7 @@ function setUp(name: string, drafts: number) {
   };
   const plain = () => {
     const folded = new Map(parameters.map(({ key, values }) => [key, Float64Array.from(values)]));
-    folded.set("fc.weight", Float64Array.from(foldMagnitudes(weights.get("fc.weight")!.values, source.magnitudes)));
+    folded.set("fc.weight", Float64Array.from(divideColumns(weights.get("fc.weight")!.values, source.magnitudes)));
     const inputs = {
       states: matrixOf(rows.states, TAPS * size),
       embeddings: Array.from(tokenIds, (id) =>

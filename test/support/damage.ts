@@ -1,6 +1,7 @@
-import { writeFile } from "node:fs/promises";
+import { copyFile, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { ReadMeError } from "@readme-moe/core";
 import { expect } from "vitest";
+import { randomInteger } from "./random.ts";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
 
 /** Memory that a reader may hold beside the file: its window on a header, tables, and Node's own buffers. */
@@ -74,4 +75,15 @@ export function withByte(bytes: Uint8Array, at: number, wrong: number): Uint8Arr
   const damaged = Uint8Array.from(bytes);
   damaged[at] = wrong;
   return damaged;
+}
+
+/** Damages one of some files: cuts it, changes a byte, removes it, or overwrites it with another one. */
+export async function damageOneOf(paths: readonly string[], random: () => number): Promise<void> {
+  const [path, other] = [paths[randomInteger(random, paths.length)]!, paths[randomInteger(random, paths.length)]!];
+  const content = await readFile(path);
+  const way = randomInteger(random, 4);
+  if (way === 0) await truncate(path, randomInteger(random, content.length));
+  else if (way === 1) await writeFile(path, withByte(content, randomInteger(random, content.length), 255));
+  else if (way === 2) await rm(path);
+  else if (path !== other) await copyFile(other, path);
 }

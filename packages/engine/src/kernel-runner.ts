@@ -192,7 +192,7 @@ export class KernelRunner implements StepRunner {
     return new KernelKv(this.#kernel, { ...options, shape: this.model.config, precision: this.kvPrecision });
   }
 
-  /** Opens a draft head, which belongs to the result then. From now on steps give the states that it takes. */
+  /** Opens the kernel of a draft head. From now on steps give the states that it takes. */
   async openHead(head: DraftHead, options: HeadRunnerOptions): Promise<HeadRunner> {
     const runner = await HeadRunner.open(head, this.#kernel, this.weightsVersion, options);
     this.#kernel.tapLayers(head.layers);

@@ -3,7 +3,7 @@
 import { draftChances, newAcceptance } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import {
-  averageChance,
+  averaged,
   continuedDrafts,
   DraftChain,
   evidenceOf,
@@ -120,7 +120,7 @@ test("before any outcome, chances are the typical ones with odds that are estima
 
 test("the chance of a sequence follows its drafts, and returns to the first one when there are none", () => {
   let chance = FIRST_CHANCE;
-  for (let token = 0; token < 50; token++) chance = averageChance(chance, 0.1);
+  for (let token = 0; token < 50; token++) chance = averaged(chance, 0.1);
   expect(chance).toBeCloseTo(0.1, 2);
   let numCalls = 0;
   for (; chance < 0.4; numCalls++) chance = relaxed(chance, FIRST_CHANCE);

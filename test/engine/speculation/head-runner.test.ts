@@ -70,6 +70,7 @@ describe.each(["native", "wasm"] as const)("in the %s kernel", (kind) => {
   });
   afterAll(async () => {
     await head.close();
+    await head.head.close();
     await runner.dispose();
   });
 

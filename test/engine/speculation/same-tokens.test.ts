@@ -1,23 +1,22 @@
 // Drafts change when tokens come, and never which: random sequences with all kinds of parameters, in cores with and
 // without drafts, compared bit for bit.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Draft, SamplingParams } from "@readme-moe/core";
-import type { Tokenizer } from "@readme-moe/model";
-import type { Sequence } from "../../../packages/engine/src/sequence.ts";
-import type { Drafter } from "../../../packages/engine/src/speculation/drafter.ts";
-import { CoreBench, outcomesAlone, type Job, type Limits } from "../../support/core-bench.ts";
-import { randomInteger, seededRandom } from "../../support/random.ts";
-import { runningTinyMixture, runningTinyModel } from "../../support/running-tiny-model.ts";
 import type { KernelRunner, StepLogits } from "@readme-moe/engine";
 import type { KvSlot } from "@readme-moe/kernel";
-import { findDraftHead } from "@readme-moe/model";
+import { type DraftHead, findDraftHead, type Tokenizer } from "@readme-moe/model";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Sequence } from "../../../packages/engine/src/sequence.ts";
+import type { Drafter } from "../../../packages/engine/src/speculation/drafter.ts";
 import { HeadDrafter } from "../../../packages/engine/src/speculation/head-drafter.ts";
+import { CoreBench, outcomesAlone, type Job, type Limits } from "../../support/core-bench.ts";
 import { kvFor } from "../../support/greedy.ts";
 import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
-import { POCKET, POCKET_HEAD } from "../../support/pocket.ts";
 import { pocketTexts } from "../../support/pocket-texts.ts";
+import { POCKET, POCKET_HEAD } from "../../support/pocket.ts";
+import { randomInteger, seededRandom } from "../../support/random.ts";
 import { type RunningModel, runningModel } from "../../support/running-model.ts";
+import { runningTinyMixture, runningTinyModel } from "../../support/running-tiny-model.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 
 let running: Awaited<ReturnType<typeof runningTinyModel>>;
@@ -139,6 +138,9 @@ describe.each([
   });
 });
 
+/** A step so slow that every draft pays. */
+const SLOW_STEP = { tokens: 1, ms: 1e6, msPerRow: 0 };
+
 describe("with a trained head", () => {
   let pocket: RunningModel;
   let texts: readonly (readonly number[])[];
@@ -151,8 +153,7 @@ describe("with a trained head", () => {
   });
 
   /** Opens a drafter whose clock stands still, so that every draft pays. */
-  async function openDrafter(runner: KernelRunner): Promise<HeadDrafter> {
-    const head = (await findDraftHead(pocket.model, POCKET_HEAD))!;
+  async function openDrafter(runner: KernelRunner, head: DraftHead): Promise<HeadDrafter> {
     const options = { precision: "fp32", kvPrecision: "fp16", threads: 2, now: () => 0 } as const;
     const opening = { ...options, cacheFolder: await persistentFolder(), capacityTokens: 1024 };
     return new HeadDrafter(await runner.openHead(head, opening), pocket.model.config.eosTokenIds);
@@ -161,7 +162,8 @@ describe("with a trained head", () => {
   test("drafts are the same however the states came", async () => {
     await using own = await runningModel(POCKET);
     const runner = own.runner as KernelRunner;
-    const drafter = await openDrafter(runner);
+    const head = (await findDraftHead(pocket.model, POCKET_HEAD))!;
+    const drafter = await openDrafter(runner, head);
     const random = seededRandom(5);
     let numDrafted = 0;
     for (const [number, tokenIds] of texts.slice(0, 6).entries()) {
@@ -171,7 +173,7 @@ describe("with a trained head", () => {
       const [{ states = new Float32Array(0) }] = (await runner.forward(kv, [step])) as [StepLogits];
       const width = states.length / tokenIds.length;
       const draftsOf = (id: string, end: number): readonly number[] => {
-        const [draft] = drafter.propose([{ id, tokenIds: tokenIds.slice(0, end), mostTokens: 4 }]);
+        const [draft] = drafter.propose([{ id, tokenIds: tokenIds.slice(0, end), mostTokens: 4 }], SLOW_STEP);
         return draft?.tokenIds ?? [];
       };
       const follow = (id: string, from: number, to: number): void => {
@@ -198,6 +200,7 @@ describe("with a trained head", () => {
     }
     expect(numDrafted).toBeGreaterThan(20);
     await drafter.dispose();
+    await head.close();
   });
 
   test.each(LIMITS)("give the same tokens and log-probabilities with %s", async (_, limits) => {
@@ -207,12 +210,13 @@ describe("with a trained head", () => {
     });
     const alone = await outcomesAlone(jobs, pocket, tokenizer);
     await using own = await runningModel(POCKET);
-    const head = await openDrafter(own.runner as KernelRunner);
+    const found = (await findDraftHead(pocket.model, POCKET_HEAD))!;
+    const head = await openDrafter(own.runner as KernelRunner, found);
     // The head drafts for all sequences, whatever its runs cost.
     const drafter: Drafter = {
       propose: async (questions) => {
         const asked = questions.map(({ sequence: { id, tokenIds }, mostTokens }) => ({ id, tokenIds, mostTokens }));
-        return head.propose(asked).map((draft) => ({ draft, drafterMs: 0 }));
+        return head.propose(asked, SLOW_STEP).map((draft) => ({ draft, drafterMs: 0 }));
       },
       follow: (rows) => head.follow(rows),
       isPromising: () => true,
@@ -228,5 +232,6 @@ describe("with a trained head", () => {
     expect(bench.outcomes).toEqual(alone);
     expect(bench.core.stats().draftsBySource?.head?.acceptedDraftTokens).toBeGreaterThan(10);
     await head.dispose();
+    await found.close();
   });
 });

@@ -107,8 +107,8 @@ const NEW_SHARE = 0.1;
 const RELAXED_SHARE = 1 / 256;
 
 /** Averages values of a sequence, recent ones most. */
-export function averageChance(average: number, chance: number): number {
-  return average + NEW_SHARE * (chance - average);
+export function averaged(average: number, value: number): number {
+  return average + NEW_SHARE * (value - average);
 }
 
 /** Moves an average towards another value, by little. */
@@ -206,7 +206,7 @@ export class SequenceAverages {
 
   /** Includes some values; before the first ones the average is `first`. */
   include(id: string, values: readonly number[], first: number): void {
-    if (values.length > 0) this.#averages.set(id, values.reduce(averageChance, this.of(id) ?? first));
+    if (values.length > 0) this.#averages.set(id, values.reduce(averaged, this.of(id) ?? first));
   }
 
   /** Notes that a sequence was not drafted for: its average moves towards `first`, so that it is tried again later. */

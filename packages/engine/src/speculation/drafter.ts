@@ -84,13 +84,13 @@ export interface VerifyingStep {
 }
 
 /** A head that drafts where texts have nothing likely. */
-export interface DraftingModel {
+export interface DraftingHead {
   /** Time of all runs so far. */
   readonly spentMs: number;
   /** Predicts the time of each token of a run that gives each of `numRows` sequences one token. */
   msPerToken(numRows: number): number;
   /** Drafts for some sequences at once. @returns one draft for each, in the same order; empty where none pays */
-  propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): readonly Draft[];
+  propose(sequences: readonly DraftedSequence[], step: VerifyingStep): readonly Draft[];
   /** Follows what a step has computed. */
   follow(rows: readonly FollowedRows[]): void;
   /** Whether drafts of a sequence save more time than they take, by the last ones. */

@@ -4,7 +4,7 @@ import { chooseDraft, predictStepMs } from "@readme-moe/core";
 import type {
   Drafter,
   DraftQuestion,
-  DraftingModel,
+  DraftingHead,
   FollowedRows,
   ProposedDraft,
   StepBeforeDrafts,
@@ -18,21 +18,21 @@ const LIKELY = 0.75;
 
 export class EngineDrafter implements Drafter {
   readonly #texts = new TextDrafter();
-  readonly #model: DraftingModel | undefined;
+  readonly #head: DraftingHead | undefined;
 
-  constructor(model?: DraftingModel) {
-    this.#model = model;
+  constructor(head?: DraftingHead) {
+    this.#head = head;
   }
 
   async propose(questions: readonly DraftQuestion[], step: StepBeforeDrafts): Promise<readonly ProposedDraft[]> {
     const drafts = questions.map((one) => this.#texts.propose(one.sequence, one.mostTokens, one.chancesOf));
     const proposed: ProposedDraft[] = drafts.map((draft) => ({ draft, drafterMs: 0 }));
-    const model = this.#model;
-    if (!model) return proposed;
+    const head = this.#head;
+    if (!head) return proposed;
     const open = questions.flatMap((question, index) => {
       const draft = drafts[index];
       const isLikely = draft !== undefined && (question.chancesOf(draft)[0] ?? 0) >= LIKELY;
-      const isAffordable = question.allowanceMs >= model.msPerToken(1);
+      const isAffordable = question.allowanceMs >= head.msPerToken(1);
       return isLikely || question.sequence.isBound || !isAffordable ? [] : [{ question, index }];
     });
     if (open.length === 0) return proposed;
@@ -42,11 +42,11 @@ export class EngineDrafter implements Drafter {
       return { id, tokenIds, mostTokens, chancesOf };
     });
     const verifying = { tokens: work.tokens, ms: predictStepMs(cost, work), msPerRow: cost.msPerToken };
-    const beforeMs = model.spentMs;
-    const ofModel = model.propose(asked, verifying);
-    const drafterMs = (model.spentMs - beforeMs) / open.length;
+    const beforeMs = head.spentMs;
+    const ofHead = head.propose(asked, verifying);
+    const drafterMs = (head.spentMs - beforeMs) / open.length;
     for (const [place, { question, index }] of open.entries()) {
-      const choices = [ofModel[place] ?? [], drafts[index] ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
+      const choices = [ofHead[place] ?? [], drafts[index] ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
       proposed[index] = { draft: choices[chooseDraft(choices.map(question.chancesOf))], drafterMs };
     }
     return proposed;
@@ -59,15 +59,15 @@ export class EngineDrafter implements Drafter {
   }
 
   follow(rows: readonly FollowedRows[]): void {
-    this.#model?.follow(rows);
+    this.#head?.follow(rows);
   }
 
   isPromising({ id }: Sequence): boolean {
-    return this.#model?.isPromising(id) ?? false;
+    return this.#head?.isPromising(id) ?? false;
   }
 
   forget: Drafter["forget"] = (sequence) => {
     this.#texts.forget(sequence);
-    this.#model?.forget(sequence.id);
+    this.#head?.forget(sequence.id);
   };
 }

@@ -2,7 +2,7 @@
 
 import type { Draft } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
-import type { DraftedSequence, DraftingModel, FollowedRows, VerifyingStep } from "./drafter.ts";
+import type { DraftedSequence, DraftingHead, FollowedRows, VerifyingStep } from "./drafter.ts";
 import {
   continuedDrafts,
   DraftChain,
@@ -57,7 +57,7 @@ const LEAST_CHANCE = 0.1;
  *
  * The head's kernel has threads of its own. They sleep while the engine's threads run: the two never run together.
  */
-export class HeadDrafter implements DraftingModel {
+export class HeadDrafter implements DraftingHead {
   readonly #runner: HeadRunner;
   readonly #eosTokenIds: readonly number[];
   /** Sequences by id, the least recently used first. */
@@ -112,7 +112,7 @@ export class HeadDrafter implements DraftingModel {
     }));
   }
 
-  propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): readonly Draft[] {
+  propose(sequences: readonly DraftedSequence[], step: VerifyingStep): readonly Draft[] {
     const members = this.#begun(sequences, step);
     const numRows = members.reduce((sum, { followed }) => sum + followed.waiting.length, 0);
     const bases = members.map(({ followed }) => followed.slot.numTokens + followed.waiting.length);
@@ -125,7 +125,7 @@ export class HeadDrafter implements DraftingModel {
     this.#continue(members, numRows, step);
     for (const [index, { sequence, followed, chain }] of members.entries()) {
       this.#chances.include(sequence.id, chain.seenChances, FIRST_CHANCE);
-      if (step) this.#gains.include(sequence.id, [savedMs(chain.seenChances, step)], firstGainMs(step));
+      this.#gains.include(sequence.id, [savedMs(chain.seenChances, step)], firstGainMs(step));
       this.#runner.kv.truncate(followed.slot, bases[index] ?? 0);
     }
     const drafts = new Map(members.map(({ sequence, chain }) => [sequence.id, chain.draft]));
@@ -202,20 +202,19 @@ export class HeadDrafter implements DraftingModel {
   }
 
   /** Begins the drafts of sequences that the head has followed up to their last token, where they may pay. */
-  #begun(sequences: readonly DraftedSequence[], step: VerifyingStep | undefined): readonly Drafting[] {
+  #begun(sequences: readonly DraftedSequence[], step: VerifyingStep): readonly Drafting[] {
     const ready = sequences.flatMap((sequence) => {
       const followed = this.#sequences.get(sequence.id);
       if (!followed || followed.waiting.length === 0) return [];
       const end = followed.first + followed.slot.numTokens + followed.waiting.length;
       return end === sequence.tokenIds.length - 1 ? [{ sequence, followed }] : [];
     });
-    const firstMs = step ? firstGainMs(step) : 0;
+    const firstMs = firstGainMs(step);
     const prospects = ready.map(({ sequence: { id, mostTokens } }) => ({
       gainMs: this.#gains.of(id) ?? firstMs,
       mostTokens,
     }));
-    const runMs = (numRows: number): number => this.#runner.msPerRun(numRows);
-    const starting = new Set(step ? startingDrafts(prospects, runMs) : ready.keys());
+    const starting = new Set(startingDrafts(prospects, this.#costs(step).runMs));
     const members = new Set(ready.map(({ sequence }) => sequence.id));
     return ready.flatMap(({ sequence, followed }, index) => {
       const { id, mostTokens, chancesOf } = sequence;
@@ -235,11 +234,11 @@ export class HeadDrafter implements DraftingModel {
   }
 
   /** Runs one more token of each draft that goes on, until none does. @param firstRows - rows that began the drafts */
-  #continue(members: readonly Drafting[], firstRows: number, step: VerifyingStep | undefined): void {
+  #continue(members: readonly Drafting[], firstRows: number, step: VerifyingStep): void {
     let runsMs = this.#runner.msPerRun(firstRows);
     for (;;) {
       const live = members.filter(({ chain, last }) => last && chain.growsFrom !== undefined);
-      const going = step ? this.#going(live, { ...step, ms: step.ms + runsMs }, members) : live;
+      const going = this.#going(live, { ...step, ms: step.ms + runsMs }, members);
       for (const one of live) if (!going.includes(one)) one.chain.end();
       if (going.length === 0) return;
       runsMs += this.#runner.msPerRun(going.length);

@@ -70,7 +70,7 @@ export async function draftHeadBytes(
   model: Model,
   { speculation, draftHead, kvPrecision, ...options }: ResolvedEngineOptions,
 ): Promise<number> {
-  const head = speculation && !model.config.pooling ? await findDraftHead(model, draftHead) : undefined;
+  const head = speculation ? await findDraftHead(model, draftHead) : undefined;
   if (!head) return 0;
   const precision = precisionOf(model, options.precision);
   await head.close();
@@ -101,7 +101,7 @@ export class HeadRunner {
     this.kv = new KernelKv(kernel, { shape: head.config, precision: kvPrecision, capacityTokens });
   }
 
-  /** Opens a head, which belongs to the runner then. @param model - kernel of the model @throws {ReadMeError} */
+  /** Opens a head's kernel; the caller closes the head. @param model - kernel of the model @throws {ReadMeError} */
   static async open(head: DraftHead, model: Kernel, modelKey: string, options: HeadRunnerOptions): Promise<HeadRunner> {
     const { precision, threads, cacheFolder, onCacheFailure } = options;
     const description = describeDraftHead(head, precision);
@@ -156,7 +156,6 @@ export class HeadRunner {
   async close(): Promise<void> {
     this.kv.dispose();
     await this.#kernel.close();
-    await this.head.close();
   }
 
   #runCall(sequences: readonly HeadRows[]): readonly (HeadOutput | undefined)[] {
@@ -180,7 +179,7 @@ export class HeadRunner {
     this.#kernel.writeStream(this.#inputsOf(sequences, numRows));
     this.#kernel.runLayers(0, 1);
     this.#kernel.endStep();
-    const states = new Float32Array(numRows * hiddenSize);
+    const states = new Float32Array(numWanted > 0 ? numRows * hiddenSize : 0);
     if (numWanted > 0) this.#kernel.readStates("stream", states);
     let [wanted, end] = [0, 0];
     const outputs = sequences.map(({ slot, tokenIds, isWanted }) => {

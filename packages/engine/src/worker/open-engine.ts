@@ -63,7 +63,7 @@ import { SavedPrompts } from "../saved-prompts.ts";
 import { EngineDrafter } from "../speculation/engine-drafter.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
 import { HeadDrafter } from "../speculation/head-drafter.ts";
-import { headKvTokens, headSizes } from "../speculation/head-runner.ts";
+import { headKvTokens, type HeadRunnerOptions, headSizes } from "../speculation/head-runner.ts";
 
 /** Speed of a common disk: the system may have dropped mapped weights from memory. */
 const DISK_BYTES_PER_MS = 1e6;
@@ -119,8 +119,7 @@ export async function openEngine(
     const options = optionsFor(opened.config, { ...given, precision }, weights.experts);
     const scheduler = await schedulerOf(options);
     checkStreaming(opened, options);
-    const drafts = options.speculation && !opened.config.pooling;
-    const head = drafts ? await findDraftHead(opened, options.draftHead) : undefined;
+    const head = options.speculation ? await findDraftHead(opened, options.draftHead) : undefined;
     closers.push(async () => head?.close());
     const draftBytes = head && headSizes(head, precision, kvPrecisionOf(precision, options.kvPrecision));
     const sizes = planModelMemory(opened, options, { freeBytes: plannableBytes(options), draftBytes, weights });
@@ -170,21 +169,20 @@ export async function openEngine(
       begin("measuring");
       return measureCost(runner, { residency, now });
     };
-    const openHead = async (own: DraftHead): Promise<HeadDrafter> => {
-      const { kvPrecision } = runner;
-      const folder = resolveCacheFolder(cacheFolder);
-      const heads = { kernel: kind, threads: kernel.threads, cacheFolder: folder, precision, kvPrecision, now };
-      const room = headKvTokens(own, kvPrecision, capacityTokens);
-      const opening = { ...heads, capacityTokens: room, onCacheFailure };
-      const headDrafter = new HeadDrafter(await runner.openHead(own, opening), model.config.eosTokenIds);
-      closers.push(() => headDrafter.dispose());
-      return headDrafter;
-    };
     const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
       output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
-    const drafter = new EngineDrafter(head && (await openHead(head)));
+    const heads = {
+      kernel: kind,
+      threads: kernel.threads,
+      cacheFolder: resolveCacheFolder(cacheFolder),
+      precision,
+      now,
+    };
+    const headDrafter = head && (await openHead(runner, head, { ...heads, capacityTokens, onCacheFailure }));
+    closers.push(async () => headDrafter?.dispose());
+    const drafter = new EngineDrafter(headDrafter);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
     const { encoder, dense = [] } = model.weights;
     const layers = [...(encoder?.classifier ?? []), ...dense];
@@ -196,7 +194,7 @@ export async function openEngine(
       admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),
       saved: savedPrefixes,
       // A sequence that ends after its prompt has no tokens to draft.
-      speculation: drafts ? new Speculation(speculated) : undefined,
+      speculation: options.speculation && !model.config.pooling ? new Speculation(speculated) : undefined,
       scheduler,
       cost,
       residency,
@@ -266,6 +264,18 @@ function checkStreaming(
     `Expected \`expertCacheBytes\` (--expert-cache) for a model with experts or with \`loras\`; ${path} is dense, ` +
       "and all its weights stay in memory",
   );
+}
+
+/** Opens what drafts with a head. @param options - with the engine's number of positions */
+async function openHead(
+  runner: KernelRunner,
+  head: DraftHead,
+  { capacityTokens, ...options }: Omit<HeadRunnerOptions, "kvPrecision">,
+): Promise<HeadDrafter> {
+  const { kvPrecision, model } = runner;
+  const room = headKvTokens(head, kvPrecision, capacityTokens);
+  const opened = await runner.openHead(head, { ...options, kvPrecision, capacityTokens: room });
+  return new HeadDrafter(opened, model.config.eosTokenIds);
 }
 
 /** @throws {RangeError} if the system does not give the memory */

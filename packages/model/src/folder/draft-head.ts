@@ -6,7 +6,7 @@ import { Fields, MOST } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import { invalid, notFound, unsupported } from "../files/errors.ts";
-import { exists, orClose, readJsonFile } from "../files/read-file.ts";
+import { exists, type JsonObject, orClose, readJsonFile } from "../files/read-file.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { selectRows } from "../weights/computed-tensors.ts";
 import {
@@ -60,7 +60,7 @@ export interface DraftHead {
 }
 
 /**
- * Opens the draft head of a model, if it has one.
+ * Opens the draft head of a model, if it has one. Models that do not generate have none.
  *
  * @param asked - its folder, or "none" @default the one beside the model's files
  * @throws as `openDraftHead`
@@ -69,10 +69,10 @@ export async function findDraftHead(
   model: Pick<Model, "path" | "config" | "weights">,
   asked?: string,
 ): Promise<DraftHead | undefined> {
-  if (asked === "none" || (asked === undefined && !(await exists(join(draftHeadFolder(model.path), CONFIG_FILE))))) {
-    return undefined;
-  }
-  return openDraftHead(asked ?? draftHeadFolder(model.path), model);
+  if (asked === "none" || model.config.pooling) return undefined;
+  const folder = asked ?? draftHeadFolder(model.path);
+  if (asked === undefined && !(await exists(join(folder, CONFIG_FILE)))) return undefined;
+  return openDraftHead(folder, model);
 }
 
 /**
@@ -86,7 +86,7 @@ export async function openDraftHead(path: string, model: Pick<Model, "config" | 
   const file = await readJsonFile(configPath, MOST_CONFIG_BYTES);
   if (file === undefined) throw notFound(path, "has no config.json, so it is no draft head");
   const json = new Fields(configPath, file);
-  const config = parseHeadConfig(json, model.config);
+  const config = parseHeadConfig(json, file, model.config);
   const layers = parseLayers(json, model.config);
   const tensorsPath = join(path, SINGLE_FILE);
   const fingerprint = await fingerprintOf([configPath, tensorsPath]);
@@ -100,10 +100,9 @@ export async function openDraftHead(path: string, model: Pick<Model, "config" | 
 }
 
 /** Reads the config of a head's layer, which has the model's embeddings. */
-function parseHeadConfig(json: Fields, model: ModelConfig): ModelConfig {
+function parseHeadConfig(json: Fields, file: JsonObject, model: ModelConfig): ModelConfig {
   if (json.size("num_hidden_layers", MOST.layers, 1) !== 1) json.unsupported("num_hidden_layers", "supported is 1");
-  const fields = Object.fromEntries(json.names.map((name) => [name, json.raw(name)]));
-  const config = parseConfig(json.path, { ...fields, num_hidden_layers: 1 });
+  const config = parseConfig(json.path, { ...file, num_hidden_layers: 1 });
   for (const name of ["hiddenSize", "vocabSize"] as const) {
     if (config[name] === model[name]) continue;
     throw unsupported(json.path, `is a draft head of a model with \`${name}\` ${config[name]}, not ${model[name]}`);

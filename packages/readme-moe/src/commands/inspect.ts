@@ -96,7 +96,7 @@ async function describeText(model: Model, { template: isWhole }: InspectFlags): 
 
 /** Describes the head that drafts tokens, if the model has one. */
 async function describeHead(model: Model): Promise<object | null> {
-  const head = model.config.pooling ? undefined : await findDraftHead(model);
+  const head = await findDraftHead(model);
   await head?.close();
   if (!head) return null;
   const { path, layers, tokenIds, config } = head;

@@ -46,7 +46,7 @@ export interface TrainerOptions {
 /**
  * Makes the parameters of a new head. Its stream begins with the last tapped state, with numbers about 1 in size, and
  * its logits with a deviation of about 1, since those of the model's own norm would be confident and wrong. Columns of
- * `fc.weight` are of states that are divided by their magnitudes: `foldMagnitudes` makes the weights of a file.
+ * `fc.weight` are of states that are divided by their magnitudes: `divideColumns` makes the weights of a file.
  */
 export function newParameters(
   shape: HeadShape,
@@ -78,8 +78,8 @@ export function newParameters(
   }));
 }
 
-/** Divides the columns of `fc.weight` by the magnitudes of its inputs. */
-export function foldMagnitudes(values: Float32Array, magnitudes: Float32Array): Float32Array {
+/** Divides columns of rows by the magnitudes of states: of states themselves, or of `fc.weight`. */
+export function divideColumns(values: Float32Array, magnitudes: Float32Array): Float32Array {
   return values.map((value, at) => value / magnitudes[at % magnitudes.length]!);
 }
 
@@ -225,7 +225,7 @@ export function headFeeds(
   return {
     head: { data: head, dims: [head.length / width, width] },
     states: {
-      data: states.map((value, at) => value / magnitudes[at % magnitudes.length]!),
+      data: divideColumns(states, magnitudes),
       dims: [numTokens, magnitudes.length],
     },
     embeddings: { data: embeddings, dims: [numRows, width] },

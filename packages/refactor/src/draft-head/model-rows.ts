@@ -1,12 +1,12 @@
-// What a model computes for texts, in files: the residual stream in front of some layers, and its best next tokens.
+// Files of what a model computes for texts: the residual stream in front of some layers, and the best next tokens.
 
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import {
-  anglesOf,
   describeModel,
   encodeStep,
+  GrowingAngles,
   KV_PAGE_TOKENS,
   kernelThreads,
   openCachedKernel,
@@ -70,8 +70,7 @@ export async function writeRows(
   const pages = kernel.openPages(Math.ceil(numTokens / KV_PAGE_TOKENS), "fp16");
   try {
     kernel.tapLayers(layers);
-    const sets = config.queryGrowth ? 2 * config.ropes.length : config.ropes.length;
-    for (let set = 0; set < sets; set++) kernel.setAngles(set, 0, anglesOf(config, set, 0, numTokens));
+    new GrowingAngles(kernel, { ...config, contextTokens: numTokens }).reach(numTokens);
     const count = Math.min(CANDIDATES, config.vocabSize);
     for (const [index, { tokenIds, file }] of missing.entries()) {
       signal?.throwIfAborted();

@@ -24,7 +24,7 @@ import { bestOf, restoreParameters, train, type TrainingPlan } from "../tuning/t
 import { prepareTexts, sequencesOfStep } from "../tuning/tuning-data.ts";
 import { trainingFields } from "../tuning/tuning-report.ts";
 import { type HeadShape, TAPS } from "./head-graph.ts";
-import { foldMagnitudes, HeadTrainer, type HeadSource, magnitudesOf, newParameters } from "./head-trainer.ts";
+import { divideColumns, HeadTrainer, type HeadSource, magnitudesOf, newParameters } from "./head-trainer.ts";
 import { inFiles, type RowSequence, writeRows } from "./model-rows.ts";
 import {
   type HeadOptions,
@@ -227,7 +227,7 @@ async function writeHead(folder: string, { model, shape, source, parameters, lay
     name,
     type: "F16" as const,
     shape: sizes,
-    bytes: async () => encodeFloats(name === "fc.weight" ? foldMagnitudes(values, source.magnitudes) : values, "F16"),
+    bytes: async () => encodeFloats(name === "fc.weight" ? divideColumns(values, source.magnitudes) : values, "F16"),
   }));
   const offsets = BigInt64Array.from(tokenIds, (id, place) => BigInt(id - place));
   const bytes = async (): Promise<Uint8Array> => new Uint8Array(offsets.buffer);
