@@ -32,7 +32,7 @@ test.each([
   [["--expert-cache", "4MB", "--expert-cache-policy", "clock"], /Allowed choices are belady, lru, lfu, random/],
   [["--expert-cache-policy", "lru"], /--expert-cache-policy with --expert-cache only/],
   [["--speculation", "sometimes"], /Allowed choices are on, off/],
-  [["--draft", "small", "--speculation", "off"], /Expected --draft without --speculation off/],
+  [["--draft-head", "small", "--speculation", "off"], /Expected --draft-head without --speculation off/],
 ])("generate refuses %j for a dense model", async (args, message) => {
   const outcome = await readmeMoe("generate", POCKET, "--prompt", "x", ...args);
   expect(outcome.code).toBe(2);
@@ -120,14 +120,14 @@ describe("generate with more options", () => {
     expect(JSON.parse(outcomes[0]?.stdout ?? "")).toMatchObject({ tokens: cases[0]?.greedy_32 });
   });
 
-  test.each(["chat", "serve"])("%s knows --speculation and --draft", async (command) => {
+  test.each(["chat", "serve"])("%s knows --speculation and --draft-head", async (command) => {
     expect(await readmeMoe(command, POCKET, "--speculation", "no")).toMatchObject({
       code: 2,
       stderr: expect.stringMatching(/--speculation .*Allowed choices are on, off/) as unknown,
     });
-    expect(await readmeMoe(command, POCKET, "--speculation", "off", "--draft", "x")).toMatchObject({
+    expect(await readmeMoe(command, POCKET, "--speculation", "off", "--draft-head", "x")).toMatchObject({
       code: 2,
-      stderr: expect.stringContaining("Expected --draft without --speculation off") as unknown,
+      stderr: expect.stringContaining("Expected --draft-head without --speculation off") as unknown,
     });
   });
 
