@@ -69,6 +69,8 @@ export const FILE_SHAPES = {
     full_attn_idxs: [2, 5, 8, 10, 12, 14],
   },
   "qwen3.5-0.8b": QWEN_0_8B,
+  /** The same with its layer that predicts a further token. */
+  "qwen3.5-0.8b-next": { ...QWEN_0_8B, mtp_num_hidden_layers: 1 },
   /** The same width with attention in all layers. */
   "qwen3.5-0.8b-attention": { ...QWEN_0_8B, full_attention_interval: 1 },
   /** A sixth of the layers of Qwen3-30B-A3B. */
@@ -96,7 +98,24 @@ export const FILE_SHAPES = {
 export async function writeRandomFile(shape: Readonly<Record<string, unknown>>, path: string): Promise<void> {
   const config = parseConfig("shape", { bos_token_id: 0, eos_token_id: 0, ...shape });
   const tokenizer = await madeTokenizer({ path: TOKENIZER, config });
-  await writeGguf(path, tensorsOf(config), new Map([...hyperparameters({ config }), ...tokenizer]));
+  const hasNext = shape["mtp_num_hidden_layers"] === 1;
+  const all = hasNext ? withNext(config) : config;
+  const metadata = new Map([...hyperparameters({ config: all }), ...tokenizer]);
+  if (hasNext) metadata.set("qwen35.nextn_predict_layers", { type: "uint32", value: 1 });
+  await writeGguf(path, [...tensorsOf(all), ...(hasNext ? fusionOf(config) : [])], metadata);
+}
+
+/** Counts a layer with attention behind the others, which predicts a further token. */
+function withNext(config: ModelConfig): ModelConfig {
+  const layer = config.layers.find(({ isRecurrent }) => !isRecurrent)!;
+  return { ...config, numLayers: config.numLayers + 1, layers: [...config.layers, layer] };
+}
+
+/** Lists what such a layer has in front of it and behind it. */
+function fusionOf({ numLayers, hiddenSize }: ModelConfig): readonly GgufInput[] {
+  const at = `blk.${numLayers}.nextn`;
+  const norms = ["enorm", "hnorm", "shared_head_norm"].map((name) => vector(`${at}.${name}.weight`, hiddenSize, 1));
+  return [matrix(`${at}.eh_proj`, "Q4_K", [hiddenSize, 2 * hiddenSize]), ...norms];
 }
 
 /** Lists the tensors of a model of the families that `FILE_SHAPES` has. */

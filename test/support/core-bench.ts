@@ -20,7 +20,7 @@ import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import { SavedPrefixes } from "../../packages/engine/src/saved-prefixes.ts";
 import type { SavedPrompts } from "../../packages/engine/src/saved-prompts.ts";
-import type { Drafter } from "../../packages/engine/src/speculation/drafter.ts";
+import type { Drafter, DraftingHead } from "../../packages/engine/src/speculation/drafter.ts";
 import { Speculation } from "../../packages/engine/src/speculation/speculation.ts";
 import type { Sequence, SequenceStart } from "../../packages/engine/src/sequence.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
@@ -213,4 +213,22 @@ export async function outcomesAlone(
     outcomes.set(id, bench.outcomes.get(id) as never);
   }
   return outcomes;
+}
+
+/** A step so slow that every draft pays. */
+export const SLOW_STEP = { tokens: 1, ms: 1e6, msPerRow: 0 };
+
+/** Makes a drafter whose head drafts for all sequences, whatever its runs cost. */
+export function eagerDrafter(head: DraftingHead): Drafter {
+  return {
+    propose: async (questions) => {
+      const asked = questions.map(({ sequence: { id, tokenIds }, mostTokens }) => ({ id, tokenIds, mostTokens }));
+      return head.propose(asked, SLOW_STEP).map((draft) => ({ draft, drafterMs: 0 }));
+    },
+    follow: (rows) => head.follow(rows),
+    isPromising: () => true,
+    suggest: () => undefined,
+    observe: () => undefined,
+    forget: ({ id }) => head.forget(id),
+  };
 }

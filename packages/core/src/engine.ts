@@ -190,7 +190,7 @@ export interface EngineInfo {
   readonly experts: readonly string[];
   /** Kind of the experts: loras, which a dense model can have, or cut into the FFNs. */
   readonly expertKind: "lora" | "ffn";
-  /** Folder of the head that drafts tokens. @default the model has none */
+  /** Folder of the head that drafts tokens, or the model's files whose own layer does. @default the model has none */
   readonly draftHead?: string | undefined;
   /** Whether a router chooses experts for requests that name none. */
   readonly hasRouter: boolean;

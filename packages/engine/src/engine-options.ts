@@ -314,7 +314,8 @@ export const ENGINE_OPTIONS = {
   },
   /**
    * Folder of a trained head that drafts tokens from the model's own states, or "none". Not without `speculation`.
-   * @default `draft-head` in the model's folder, or `NAME.draft-head` by the file `NAME.gguf`, if it is there
+   * @default `draft-head` in the model's folder, or `NAME.draft-head` by the file `NAME.gguf`, if it is there; else the
+   *   checkpoint's own layer that predicts a further token, if it has one
    */
   draftHead: {
     kind: "path",
@@ -322,7 +323,7 @@ export const ENGINE_OPTIONS = {
     flag: {
       syntax: "--draft-head <folder>",
       about: "a trained head that drafts tokens for --speculation, or none",
-      default: "the one beside the model",
+      default: "the one beside the model, else the model's own",
     },
   },
   /**

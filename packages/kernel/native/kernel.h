@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 9 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 10 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -43,9 +43,11 @@ typedef struct {
   /**
    * Norm of a token's embedding, whose results stand in front of the normed stream in the inputs of the first layer's
    * attention, which are `2 * hiddenSize` then, a multiple of 128. A product of what `kernel_write_stream` takes, whose
-   * outputs are the stream. -1 for none (draft heads).
+   * outputs are the stream. -1 for none (draft heads). With a norm of rows of the stream, the product takes the normed
+   * embedding and the normed row instead, and attention's inputs are those of other layers (layers of checkpoints that
+   * predict a further token).
    */
-  int32_t tokenNorm, fusion;
+  int32_t tokenNorm, fusion, stateNorm;
 } ModelDescription;
 
 /**
@@ -296,7 +298,9 @@ const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length
  */
 const char *kernel_read_states(const Kernel *kernel, States states, float *rows, size_t length);
 /**
- * Names layers, in rising order from 1 on, in front of which later steps keep all rows of the stream. Once for a kernel.
+ * Names layers, in rising order from 1 on, in front of which later steps keep all rows of the stream. The number of
+ * layers stands for the stream behind the last one, which then computes all rows, also for sums of squares. Once for a
+ * kernel.
  * @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_tap(Kernel *kernel, const int32_t *layers, size_t count);

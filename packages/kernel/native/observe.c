@@ -65,7 +65,7 @@ const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length
   size_t hidden = (size_t)kernel->model.hiddenSize, ahead = kernel->tokenNorm.scales ? hidden : 0;
   if (!kernel->step || kernel->toLayer > 0 || kernel->isRouted) return "a step that has just begun";
   size_t numRows = (size_t)kernel->step->numRows, numFused = kernel->fusion ? (size_t)kernel->fusion->numIn : 0;
-  int isFused = numFused > 0 && length == numRows * (ahead + numFused);
+  int isFused = !kernel->stateNorm.scales && numFused > 0 && length == numRows * (ahead + numFused);
   if (!isFused && length != numRows * (ahead + hidden)) return "rows of the stream";
   size_t width = isFused ? (size_t)kernel->fused.width : (size_t)kernel->hiddenWidth, size = isFused ? numFused : hidden;
   float *into = isFused ? kernel->fused.floats : kernel->stream;
@@ -76,7 +76,7 @@ const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length
     memset(into + row * width + size, 0, (width - size) * 4);
   }
   kernel->hasStream = 1;
-  kernel->hasFused = isFused;
+  kernel->hasFused = isFused || kernel->stateNorm.scales != NULL;
   return NULL;
 }
 
@@ -98,7 +98,8 @@ const char *kernel_read_states(const Kernel *kernel, States states, float *rows,
 }
 
 const char *kernel_read_taps(const Kernel *kernel, float *rows, size_t length) {
-  if (!kernel->taps || kernel->toLayer < kernel->lastTap || kernel->toLayer == 0 || kernel->isRouted) return "layers that have run";
+  const int32_t ran = kernel->toLayer + (kernel->toLayer == kernel->model.numLayers && !kernel->step);
+  if (!kernel->taps || ran < kernel->lastTap || kernel->toLayer == 0 || kernel->isRouted) return "layers that have run";
   if (length != (size_t)kernel->begun.numRows * (size_t)kernel->numTaps * (size_t)kernel->model.hiddenSize) return "room for the rows";
   memcpy(rows, kernel->taps, length * 4);
   return NULL;

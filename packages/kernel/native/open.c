@@ -121,7 +121,7 @@ static int check_layer(Reader *reader, Kernel *kernel, const LayerDescription *d
 static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d, Layer *layer) {
   const int32_t hidden = kernel->model.hiddenSize, hasKeys = d->keysOf == -1, inputSize = kernel->model.layerInputSize, hasInputs = d->inputGate != -1;
   // Behind a token's embedding, in the first layer of a draft head.
-  const int32_t mixedSize = layer == kernel->layers && kernel->tokenNorm.scales ? 2 * hidden : hidden;
+  const int32_t mixedSize = layer == kernel->layers && joins_token(kernel) ? 2 * hidden : hidden;
   if (!check_layer(reader, kernel, d) || !check_shared_keys(reader, kernel, d, (int32_t)(layer - kernel->layers))) return 0;
   if (hasInputs && inputSize == 0) return fail(reader, "inputs of layers");
   int32_t numExperts = d->router == -1 ? kernel->model.numExperts : d->numRouted;
@@ -275,7 +275,7 @@ static int allocate_buffers(Kernel *kernel) {
          (kernel->routed = allocate_block(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
          (kernel->projected = allocate_block(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
          allocate_recurrences(kernel) && (kernel->queries = allocate_block(kernel, rows * (size_t)queriesWidth, 4)) &&
-         allocate_rows(kernel, &kernel->normed, inputs, kernel->tokenNorm.scales ? 2 * kernel->model.hiddenSize : kernel->model.hiddenSize) &&
+         allocate_rows(kernel, &kernel->normed, inputs, joins_token(kernel) ? 2 * kernel->model.hiddenSize : kernel->model.hiddenSize) &&
          (!kernel->tokenNorm.scales || (kernel->tokenRows = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4))) &&
          (!kernel->fusion || allocate_rows(kernel, &kernel->fused, rows, kernel->fusion->numIn)) && allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
          (kernel->active = allocate_block(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all, rows) &&
@@ -331,8 +331,11 @@ static int read_inputs(Reader *reader, Kernel *kernel) {
 static int read_fusion(Reader *reader, Kernel *kernel) {
   const ModelDescription *model = &kernel->model;
   kernel->tokenNorm = norm_at(reader, kernel, model->tokenNorm, model->hiddenSize);
+  kernel->stateNorm = norm_at(reader, kernel, model->stateNorm, model->hiddenSize);
   kernel->fusion = tensor_at(reader, kernel, model->fusion, 0);
   if (reader->error) return 0;
+  if (kernel->stateNorm.scales && (!kernel->tokenNorm.scales || !kernel->fusion || kernel->fusion->numIn != 2 * model->hiddenSize))
+    return fail(reader, "a fusion of an embedding and a row");
   if (kernel->tokenNorm.scales && (model->hiddenSize % PANEL != 0 || model->isEncoder)) return fail(reader, "the size of a draft head");
   if (!kernel->fusion) return 1;
   kernel->fusion = weights_at(reader, kernel, model->fusion, model->hiddenSize, kernel->fusion->numIn, 1);
@@ -428,12 +431,13 @@ const char *kernel_set_rotary(Kernel *kernel, int32_t set, int32_t position, con
 
 const char *kernel_tap(Kernel *kernel, const int32_t *layers, size_t count) {
   if (kernel->taps) return "layers once";
-  if (count == 0 || count >= (size_t)kernel->model.numLayers) return "some of the layers";
+  if (count == 0 || count > (size_t)kernel->model.numLayers) return "some of the layers";
   for (size_t i = 0; i < count; i++)
-    if (layers[i] <= (i == 0 ? 0 : layers[i - 1]) || layers[i] >= kernel->model.numLayers) return "layers in rising order";
+    if (layers[i] <= (i == 0 ? 0 : layers[i - 1]) || layers[i] > kernel->model.numLayers) return "layers in rising order";
   kernel->taps = allocate_block(kernel, (uint64_t)kernel->options.maxRows * count * (size_t)kernel->model.hiddenSize, 4);
   if (!kernel->taps) return "memory";
-  for (size_t i = 0; i < count; i++) kernel->layers[layers[i]].tap = (int32_t)i + 1;
+  kernel->tapsEnd = layers[count - 1] == kernel->model.numLayers;
+  for (size_t i = 0; i < count - (size_t)kernel->tapsEnd; i++) kernel->layers[layers[i]].tap = (int32_t)i + 1;
   kernel->numTaps = (int32_t)count;
   kernel->lastTap = layers[count - 1] + 1;
   // No step that ran before kept them, and none that has begun.

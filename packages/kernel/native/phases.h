@@ -45,8 +45,8 @@ void join_updates(Kernel *kernel, const Layer *layer, int row);
 /** Norms a row of the stream into row `row` of the next product's inputs; in the stream itself too when `replaces`. */
 void norm_row(Kernel *kernel, int streamRow, int row, Norm norm, int replaces);
 
-/** Does the same behind the token's normed embedding, for the first layer of a model with `tokenNorm`. */
-void norm_with_token(Kernel *kernel, int row, Norm norm);
+/** Norms the token's embedding and, behind it, row `row` of the stream into row `row` of `into`. */
+void norm_with_token(Kernel *kernel, Rows *into, int row, Norm norm);
 
 /** Counts the groups of up to TASK_ROWS rows. */
 static inline int row_tasks(int numRows) { return (numRows + TASK_ROWS - 1) / TASK_ROWS; }

@@ -107,13 +107,13 @@ struct Kernel {
   int32_t layerInputsWidth;
   float *layerInputs;
   /** See `ModelDescription`; NULL for none. Rows of embeddings `[maxRows][hiddenSize]`, and inputs of the fusion. */
-  Norm tokenNorm;
+  Norm tokenNorm, stateNorm;
   const Tensor *fusion;
   float *tokenRows;
   Rows fused;
   /** Rows of the stream in front of some layers, `[maxRows][numTaps][hiddenSize]`; the last of these layers. */
   float *taps;
-  int32_t numTaps, lastTap;
+  int32_t numTaps, lastTap, tapsEnd;
   /** `[maxRows][hiddenWidth]`: the residual stream; outputs of a block; outputs of experts beside a shared part. */
   float *stream, *update, *routed;
   /** Queries, keys, values, gates, strengths and decays, `[maxRows][projectedWidth]`. */
@@ -208,3 +208,6 @@ static inline int mixed_products(const Layer *layer, const Tensor *products[MIXE
     if (all[i]) products[count++] = all[i];
   return count;
 }
+
+/** Whether the first layer's attention reads a token's embedding beside the stream. */
+static inline int joins_token(const Kernel *kernel) { return kernel->tokenNorm.scales && !kernel->stateNorm.scales; }

@@ -28,11 +28,12 @@ static void begin_row(Kernel *kernel, Cursor *at, int row) {
   look_up(kernel, kernel->step->tokens[row], at->sequence[1] + row - at->firstRow, kernel->stream + (size_t)row * kernel->hiddenWidth);
 }
 
-/** Computes the stream from the rows that a fusion takes. */
+/** Computes the stream from the rows that a fusion takes, which may be made from an embedding and a row each. */
 static void fuse_rows(Kernel *kernel, Member *member) {
   const int32_t numRows = kernel->step->numRows, end = kernel->fused.width;
   EACH_ROW(member, row, numRows) {
-    if (kernel->rounds) kernel->loops->round_row(&kernel->fused, row, 0, end);
+    if (kernel->stateNorm.scales) norm_with_token(kernel, &kernel->fused, row, kernel->stateNorm);
+    else if (kernel->rounds) kernel->loops->round_row(&kernel->fused, row, 0, end);
   }
   team_next_phase(member);
   multiply(kernel, member, &(LoraRows){.numRows = numRows}, &kernel->fusion, 1, &kernel->fused, kernel->stream, kernel->hiddenWidth);
@@ -100,7 +101,7 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
     if (before) end_layer(kernel, before, row, place);
     else if (!kernel->hasStream && !kernel->layerTable) begin_row(kernel, &at, row);
     if (layer->tap > 0) keep_tap(kernel, row, layer->tap - 1);
-    if (!before && kernel->tokenNorm.scales) norm_with_token(kernel, row, layer->attentionNorm);
+    if (!before && joins_token(kernel)) norm_with_token(kernel, &kernel->normed, row, layer->attentionNorm);
     else norm_row(kernel, row, row, layer->attentionNorm, normsStream & NORMS_AT_ATTENTION);
   }
   team_next_phase(member);
@@ -185,10 +186,15 @@ static void write_states(Kernel *kernel, Member *member) {
 /** Computes the results of a step whose layers have run. */
 static void run_head(Kernel *kernel, Member *member) {
   const Step *step = kernel->step;
-  if (step->numWanted == 0) return;
+  if (kernel->numActive == 0) return;
   const Layer *last = &kernel->layers[kernel->model.numLayers - 1];
-  EACH_ROW(member, place, kernel->numActive) end_layer(kernel, last, kernel->active[kernel->wanted.rows[place]], place);
+  EACH_ROW(member, place, kernel->numActive) {
+    int row = kernel->active[kernel->wanted.rows[place]];
+    end_layer(kernel, last, row, place);
+    if (kernel->tapsEnd) keep_tap(kernel, row, kernel->numTaps - 1);
+  }
   team_next_phase(member);
+  if (step->numWanted == 0) return;
   if (!kernel->head) return write_states(kernel, member);
   for (int from = 0; from < step->numWanted; from += LOGIT_ROWS) {
     int to = least(from + LOGIT_ROWS, step->numWanted);
@@ -263,7 +269,8 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
   kernel->numActive = 0;
   kernel->firstKept = (step->numWanted - 1) / LOGIT_ROWS * LOGIT_ROWS;
   kernel->endKept = kernel->head ? step->numWanted : kernel->firstKept;
-  for (int i = 0; i < step->numWanted; i++)
+  for (int i = 0; kernel->tapsEnd && i < step->numRows; i++) kernel->active[kernel->numActive++] = i;
+  for (int i = 0; !kernel->tapsEnd && i < step->numWanted; i++)
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
   group_rows(kernel);
   find_loras(kernel);

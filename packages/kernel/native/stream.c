@@ -132,13 +132,13 @@ void norm_row(Kernel *kernel, int streamRow, int row, Norm norm, int replaces) {
   if (kernel->rounds) kernel->loops->round_row(&kernel->normed, row, 0, (kernel->model.hiddenSize + GROUP - 1) / GROUP * GROUP);
 }
 
-void norm_with_token(Kernel *kernel, int row, Norm norm) {
+void norm_with_token(Kernel *kernel, Rows *into, int row, Norm norm) {
   const int32_t size = kernel->model.hiddenSize;
   const float *stream = kernel->stream + (size_t)row * (size_t)size;
-  float *embedding = kernel->tokenRows + (size_t)row * (size_t)size, *inputs = kernel->normed.floats + (size_t)row * (size_t)kernel->normed.width;
+  float *embedding = kernel->tokenRows + (size_t)row * (size_t)size, *inputs = into->floats + (size_t)row * (size_t)into->width;
   if (!kernel->hasStream) look_up(kernel, kernel->step->tokens[row], 0, embedding);
   kernel->loops->norm(embedding, kernel->tokenNorm, kernel->model.normEpsilon, size, size, inputs);
   if (norm.scales) kernel->loops->norm(stream, norm, kernel->model.normEpsilon, size, size, inputs + size);
   else memcpy(inputs + size, stream, (size_t)size * 4);
-  if (kernel->rounds) kernel->loops->round_row(&kernel->normed, row, 0, 2 * size);
+  if (kernel->rounds) kernel->loops->round_row(into, row, 0, 2 * size);
 }

@@ -40,6 +40,12 @@ import { isBlockType, type PackedTensor } from "./pack/block-types.ts";
 /** Parts of a model that a description is made from. */
 export type DescribedModel = Pick<Model, "config" | "experts" | "weights">;
 
+/** Parts of a model that a layer's description is made from. */
+type DescribedLayers = Pick<DescribedModel, "config"> & {
+  readonly experts: Pick<DescribedModel["experts"], "names">;
+  readonly weights: Pick<DescribedModel["weights"], "layers">;
+};
+
 type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 
 interface Packing {
@@ -120,7 +126,7 @@ export function describeModel(
 }
 
 function describeLayer(
-  { config, weights, experts: { names } }: DescribedModel,
+  { config, weights, experts: { names } }: DescribedLayers,
   index: number,
   packing: Packing,
 ): LayerDescription {
@@ -295,48 +301,38 @@ function headOf({ config, weights }: DescribedModel, precision: Precision): Pack
   return precision === "int8" ? packInt8(refs) : packProduct("head", refs, precision, undefined);
 }
 
+/** Products of a draft head take their inputs as they are. */
+const NO_FACTORS: LayerFactors = { attends: undefined, feeds: undefined, gated: () => undefined };
+
 /**
  * Describes a draft head. Its steps begin with `Kernel.writeStream`, since the head has no embeddings of its own.
- * Products have 8 bits, unless the model's are float32; outputs are rounded as those of the model.
+ * Products have the blocks of their file, else 8 bits, unless the model's are float32; outputs are rounded as those of
+ * the model.
  */
 export function describeDraftHead({ config, tokenIds, weights }: DraftHead, precision: Precision): DecoderDescription {
-  const product = (refs: LinearRefs): PackedTensor => (precision === "fp32" ? packFloat(refs) : packInt8(refs));
-  const { finalNorm, ffn } = weights;
+  const product = (refs: LinearRefs): PackedTensor => {
+    const type = fileTypeOf(refs.weight);
+    if (precision === "fp32") return packFloat(refs);
+    return type !== undefined && isBlockType(type) ? packFile(refs, type) : packInt8(refs);
+  };
+  const { finalNorm, tokenNorm, stateNorm, fusion, layer } = weights;
+  const { hiddenSize, normOffset } = config;
   const head = { weight: weights.head, bias: undefined };
-  const embedding = computedTensor(finalNorm, [1, config.hiddenSize], async () => new Float32Array(config.hiddenSize));
+  const embedding = computedTensor(finalNorm, [1, hiddenSize], async () => new Float32Array(hiddenSize));
+  const packing: Packing = { product: (_, refs) => product(refs), factorsOf: () => NO_FACTORS };
   return {
     vocabSize: 1,
     numLogits: tokenIds.length,
-    hiddenSize: config.hiddenSize,
+    hiddenSize,
     normEpsilon: config.rmsNormEpsilon,
     embeddingScale: 1,
     logitScale: config.logitScale,
     embedding: packTable(embedding, "float-table"),
-    tokenNorm: packNorm(weights.tokenNorm),
-    fusion: product(weights.fusion),
-    layers: [
-      {
-        ...layerHeads(config, 0),
-        angleSet: 0,
-        rotatedSize: config.rotatedSize,
-        slidingWindow: undefined,
-        attentionScale: config.attentionScale,
-        residualScale: config.residualScale,
-        activation: config.activation,
-        attentionNorm: packNorm(weights.attentionNorm),
-        query: product(weights.query),
-        key: product(weights.key),
-        value: product(weights.value),
-        queryNorm: undefined,
-        keyNorm: undefined,
-        attentionOutput: product(weights.attentionOutput),
-        attentionOutputNorm: undefined,
-        ffnNorm: packNorm(weights.ffnNorm),
-        shared: { gate: product(ffn.gate), up: product(ffn.up), down: product(ffn.down) },
-        ffnOutputNorm: undefined,
-      },
-    ],
-    finalNorm: packNorm(finalNorm),
+    tokenNorm: packNorm(tokenNorm, normOffset),
+    stateNorm: stateNorm && packNorm(stateNorm, normOffset),
+    fusion: product(fusion),
+    layers: [describeLayer({ config, experts: { names: ["draft"] }, weights: { layers: [layer] } }, 0, packing)],
+    finalNorm: packNorm(finalNorm, normOffset),
     head: precision === "int8" ? packInt8(head) : packProduct("head", head, precision, undefined),
   };
 }

@@ -176,12 +176,14 @@ export interface DecoderDescription {
   readonly tokenNorm?: PackedTensor | undefined;
   /** Product of what `Kernel.writeStream` takes, whose outputs are the stream. @default none */
   readonly fusion?: PackedTensor | undefined;
+  /** Norm of rows that `fusion` takes behind the normed embeddings, in place of the first layer. @default none */
+  readonly stateNorm?: PackedTensor | undefined;
 }
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 9;
-const MODEL_WORDS = 28;
+const VERSION = 10;
+const MODEL_WORDS = 29;
 const LAYER_WORDS = 49;
 const TENSOR_WORDS = 6;
 const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu", "clamped"];
@@ -236,7 +238,7 @@ function inputTensorsOf({ input, streamScale }: LayerDescription): readonly (Pac
  * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
  */
 export function tensorsOf(description: DecoderDescription): readonly PackedTensor[] {
-  const { embedding, layers, finalNorm, head, encoder, layerInputs, tokenNorm, fusion } = description;
+  const { embedding, layers, finalNorm, head, encoder, layerInputs, tokenNorm, fusion, stateNorm } = description;
   const ofLayers = layers.flatMap((layer) => {
     const { mixture, valueNorm, ffnOutputNorm } = layer;
     const ofBlocks = [...firstTensorsOf(layer), ...mixingTensorsOf(layer), mixture?.router, mixture?.biases];
@@ -245,7 +247,7 @@ export function tensorsOf(description: DecoderDescription): readonly PackedTenso
   const ofExperts = layers.flatMap(expertsOf).flatMap(({ gate, up, down }) => [gate, up, down]);
   const ofEncoder = [encoder?.positions, encoder?.segments, encoder?.distances];
   const ofInputs = [layerInputs?.table, layerInputs?.projection, layerInputs?.norm];
-  const shared = [embedding, ...ofEncoder, ...ofInputs, tokenNorm, fusion, ...ofLayers, finalNorm, head];
+  const shared = [embedding, ...ofEncoder, ...ofInputs, tokenNorm, fusion, stateNorm, ...ofLayers, finalNorm, head];
   const all = [...shared, ...ofExperts].filter((tensor) => tensor !== undefined);
   return Array.from(new Set(all));
 }
@@ -278,7 +280,7 @@ export function encodeHeader(
   const { table, projection, norm, size = 0, tableScale = 1 } = description.layerInputs ?? {};
   words.integers([...[table, projection, norm].map(indexOf), size]);
   words.floats([tableScale]);
-  words.integers([description.tokenNorm, description.fusion].map(indexOf));
+  words.integers([description.tokenNorm, description.fusion, description.stateNorm].map(indexOf));
   for (const layer of description.layers) {
     words.integers([...firstTensorsOf(layer), layer.ffnOutputNorm].map(indexOf));
     const [ofKeys = -1, ofQueries = -1] = angleSetsOf(layer);

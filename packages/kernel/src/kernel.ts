@@ -95,8 +95,8 @@ export interface Kernel {
   /**
    * Sets the rows of the residual stream that a step begins with in place of its tokens' embeddings.
    *
-   * @param rows - `[rows, hiddenSize]`, or what the model's fusion takes for each row; each behind an embedding in a
-   *   model with `tokenNorm` @throws {RangeError} on another length, or when layers of the step have run
+   * @param rows - `[rows, hiddenSize]`, or what a fusion without `stateNorm` takes for each row; each behind an
+   *   embedding in a model with `tokenNorm` @throws {RangeError} on another length, or when layers of the step have run
    */
   writeStream(rows: Float32Array): void;
   /**
@@ -111,7 +111,7 @@ export interface Kernel {
   readStates(states: LayerStates, rows: Float32Array): void;
   /**
    * Names the layers in front of which later steps keep all rows of the residual stream. Once for a kernel.
-   * @param layers - in rising order, in [1, numLayers)
+   * @param layers - in rising order, in [1, numLayers]; the last number stands for the stream behind the last layer
    */
   tapLayers(layers: readonly number[]): void;
   /** Reads embeddings of tokens. @param rows - `[tokens, hiddenSize]` @throws {RangeError} for no such token */

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Sequence } from "../../../packages/engine/src/sequence.ts";
 import type { Drafter } from "../../../packages/engine/src/speculation/drafter.ts";
 import { HeadDrafter } from "../../../packages/engine/src/speculation/head-drafter.ts";
-import { CoreBench, outcomesAlone, type Job, type Limits } from "../../support/core-bench.ts";
+import { CoreBench, eagerDrafter, outcomesAlone, type Job, type Limits, SLOW_STEP } from "../../support/core-bench.ts";
 import { kvFor } from "../../support/greedy.ts";
 import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { pocketTexts } from "../../support/pocket-texts.ts";
@@ -138,9 +138,6 @@ describe.each([
   });
 });
 
-/** A step so slow that every draft pays. */
-const SLOW_STEP = { tokens: 1, ms: 1e6, msPerRow: 0 };
-
 describe("with a trained head", () => {
   let pocket: RunningModel;
   let texts: readonly (readonly number[])[];
@@ -212,21 +209,10 @@ describe("with a trained head", () => {
     await using own = await runningModel(POCKET);
     const found = (await findDraftHead(pocket.model, POCKET_HEAD))!;
     const head = await openDrafter(own.runner as KernelRunner, found);
-    // The head drafts for all sequences, whatever its runs cost.
-    const drafter: Drafter = {
-      propose: async (questions) => {
-        const asked = questions.map(({ sequence: { id, tokenIds }, mostTokens }) => ({ id, tokenIds, mostTokens }));
-        return head.propose(asked, SLOW_STEP).map((draft) => ({ draft, drafterMs: 0 }));
-      },
-      follow: (rows) => head.follow(rows),
-      isPromising: () => true,
-      suggest: () => undefined,
-      observe: () => undefined,
-      forget: ({ id }) => head.forget(id),
-    };
     // Steps of any number of tokens take the same time, so that drafts pay.
     let nowMs = 0;
-    const bench = new CoreBench(own, tokenizer, { ...limits, maxNumSeqs: 6, drafter, now: () => nowMs++ });
+    const drafts = { drafter: eagerDrafter(head), now: () => nowMs++ };
+    const bench = new CoreBench(own, tokenizer, { ...limits, ...drafts, maxNumSeqs: 6 });
     for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
     await bench.finish();
     expect(bench.outcomes).toEqual(alone);

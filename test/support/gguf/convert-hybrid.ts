@@ -74,6 +74,14 @@ const NAMES: Readonly<Record<string, string>> = {
   "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
 };
 
+/** Names of a layer that predicts a further token, behind the model's last one, beside those of all layers. */
+const NEXT_NAMES: Readonly<Record<string, string>> = {
+  "mtp.fc.weight": "nextn.eh_proj.weight",
+  "mtp.pre_fc_norm_embedding.weight": "nextn.enorm.weight",
+  "mtp.pre_fc_norm_hidden.weight": "nextn.hnorm.weight",
+  "mtp.norm.weight": "nextn.shared_head_norm.weight",
+};
+
 /** Names of Gemma 4's tensors that differ from others'. */
 const GEMMA_NAMES: Readonly<Record<string, string>> = {
   "post_attention_layernorm.weight": "post_attention_norm.weight",
@@ -116,9 +124,16 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
     void made.set(name, [shape, floats]);
   const modelType = config["model_type"] as string;
   const isQwen = modelType.startsWith("qwen3_5");
-  for (const name of store.names) {
-    const { shape } = store.info(name);
-    const floats = await store.readFloats(name);
+  const numLayers = num(config, "num_hidden_layers");
+  for (const stored of store.names) {
+    const { shape } = store.info(stored);
+    const floats = await store.readFloats(stored);
+    const ofNext = NEXT_NAMES[stored];
+    if (ofNext !== undefined) {
+      add(`blk.${numLayers}.${ofNext}`, ...changed(stored, [shape, floats], config));
+      continue;
+    }
+    const name = stored.replace("mtp.layers.0.", `model.layers.${numLayers}.`);
     const [, layer, part = ""] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
     if (layer === undefined) {
       const ofModel: Readonly<Record<string, string>> = {
@@ -182,7 +197,17 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
     shape,
     floats: async () => floats,
   }));
-  await writeGguf(path, tensors, new Map([...metadataOf(config), ...tokenizer]));
+  await writeGguf(
+    path,
+    tensors,
+    new Map([...metadataOf(store.has("mtp.fc.weight") ? withNext(config) : config), ...tokenizer]),
+  );
+}
+
+/** Counts a layer that predicts a further token among the model's layers, as files do. */
+function withNext(config: Json): Json {
+  const types = [...(config["layer_types"] as readonly string[]), "full_attention"];
+  return { ...config, layer_types: types, num_hidden_layers: types.length, mtp_num_hidden_layers: 1 };
 }
 
 /** Turns the matrices of gpt-oss' experts, and takes gates and up apart, which alternate. */
@@ -221,7 +246,7 @@ function changed(part: string, [shape, floats]: Values, config: Json): Values {
   if (part.endsWith("conv1d.weight") || part === "conv.conv.weight")
     return tiled(part, [[rows, shape[2]!], floats], config);
   if (part.endsWith("shared_expert_gate.weight")) return [[columns], floats];
-  if (isQwen && part.endsWith("norm.weight") && part !== "linear_attn.norm.weight")
+  if (isQwen && /norm(_\w+)?\.weight$/.test(part) && part !== "linear_attn.norm.weight")
     return [shape, floats.map((x) => x + 1)];
   if (part.startsWith("linear_attn.")) return tiled(part, [shape, floats], config);
   if (config["model_type"] === "granitemoehybrid" && /self_attn\.[qk]_proj/.test(part))
@@ -307,6 +332,7 @@ function metadataOf(config: Json): Metadata {
   const rope = isGemma ? (ropes["full_attention"] as Json) : ropes;
   const integers: Record<string, number | undefined> = {
     block_count: num(config, "num_hidden_layers"),
+    nextn_predict_layers: config["mtp_num_hidden_layers"] as number | undefined,
     context_length: num(config, "max_position_embeddings"),
     embedding_length: num(config, "hidden_size"),
     feed_forward_length: num(config, "intermediate_size"),

@@ -144,10 +144,12 @@ static void add_inputs(Pack *pack, Random *random, TestModel *made, Shape *shape
 /** Adds what a draft head has in front of its first layer. */
 static void add_fusion(Pack *pack, Random *random, TestModel *made, const Shape *shape) {
   ModelDescription *model = &made->model;
-  model->tokenNorm = model->fusion = -1;
+  model->tokenNorm = model->fusion = model->stateNorm = -1;
   if (model->isEncoder || !one_in(random, 4)) return;
   if (model->hiddenSize % PANEL == 0) model->tokenNorm = add_norm(pack, random, model->hiddenSize, 1);
-  if (one_in(random, 2)) model->fusion = add(pack, random, shape, model->hiddenSize, model->hiddenSize + random_in(random, 1, 300));
+  if (model->tokenNorm != -1 && one_in(random, 3)) model->stateNorm = add_norm(pack, random, model->hiddenSize, 1);
+  int32_t numFused = model->stateNorm != -1 ? model->hiddenSize : random_in(random, 1, 300);
+  if (model->stateNorm != -1 || one_in(random, 2)) model->fusion = add(pack, random, shape, model->hiddenSize, model->hiddenSize + numFused);
 }
 
 /** Lays out the file: descriptions, then at the next multiple of 64 the tensors' bytes. */
@@ -233,7 +235,7 @@ TestModel make_model(Random *random) {
     if (!model->isEncoder && one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
     int32_t rotated = rotary < 0 ? 0 : made.rotarySizes[rotary];
     Shape own = shape;
-    shape.mixedSize = own.mixedSize = l == 0 && model->tokenNorm != -1 ? 2 * model->hiddenSize : model->hiddenSize;
+    shape.mixedSize = own.mixedSize = l == 0 && model->tokenNorm != -1 && model->stateNorm == -1 ? 2 * model->hiddenSize : model->hiddenSize;
     if (!model->isEncoder && one_in(random, 4)) own.headSize = 2 * random_in(random, rotated > 2 ? rotated / 2 : 1, shape.headSize / 2);
     layers[l] = make_layer(&pack, random, &own, perKey, rotary, rotated);
     // Another set for queries than for keys.

@@ -98,10 +98,11 @@ static void try_states(Random *random, Kernel *kernel) {
 /** Writes what a fusion takes, and reads what taps keep, now and then with one number too few. */
 static void try_taps(Random *random, Kernel *kernel) {
   size_t numRows = (size_t)kernel->begun.numRows, hidden = (size_t)kernel->model.hiddenSize;
-  size_t numIn = (kernel->fusion ? (size_t)kernel->fusion->numIn : hidden) + (kernel->tokenNorm.scales ? hidden : 0);
+  size_t numIn = (kernel->fusion && !kernel->stateNorm.scales ? (size_t)kernel->fusion->numIn : hidden) + (kernel->tokenNorm.scales ? hidden : 0);
   size_t length = one_in(random, 2) ? numRows * numIn : numRows * (size_t)kernel->numTaps * hidden;
   if (length > 0 && one_in(random, 4)) length--;
-  int32_t layers[2] = {random_in(random, -1, 3), random_in(random, -1, 3)};
+  // With the last layer's rows, sums of squares would be others.
+  int32_t layers[2] = {random_in(random, -1, kernel->model.numLayers - 1), random_in(random, -1, kernel->model.numLayers - 1)};
   float *rows = calloc(length + 1, 4);
   if (!rows) abort();
   if (one_in(random, 20)) kernel_tap(kernel, layers, (size_t)random_in(random, 0, 2));
@@ -194,6 +195,8 @@ void check_requests(uint64_t seed, int32_t numModels) {
     model.options.streamsExperts = one_in(&random, 2);
     const char *error = open_model(&model, any_loops(&random), random_in(&random, 1, 3), &opened);
     if (error) wrong("seed %llu, model %d: %s", (unsigned long long)seed, m, error);
+    int32_t end = model.model.numLayers;
+    if (one_in(&random, 3)) kernel_tap(opened.kernel, &end, 1);
     Played before = play(&opened, &scenario);
     for (int32_t i = 0; i < scenario.numRequests; i++)
       for (int j = 0; j < 60; j++) {

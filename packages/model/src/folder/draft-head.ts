@@ -1,4 +1,5 @@
-// Draft heads: a layer that continues a model's states, in the layout in which vLLM and SGLang read those of EAGLE-3.
+// Draft heads: a layer that continues a model's states. It is trained for a model, in the layout in which vLLM and
+// SGLang read those of EAGLE-3; or the checkpoint itself has it, as a layer that predicts a further token (MTP).
 
 import { join } from "node:path";
 import { fingerprintOf } from "../cache/cached-data.ts";
@@ -9,13 +10,8 @@ import { invalid, notFound, unsupported } from "../files/errors.ts";
 import { exists, type JsonObject, orClose, readJsonFile } from "../files/read-file.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { selectRows } from "../weights/computed-tensors.ts";
-import {
-  type FeedForwardRefs,
-  type LinearRefs,
-  linearRefs,
-  type TensorRef,
-  tensorRef,
-} from "../weights/model-weights.ts";
+import { feedForwardRefs, nextLayerConfig } from "../weights/locate-weights.ts";
+import { type LayerRefs, type LinearRefs, linearRefs, type TensorRef, tensorRef } from "../weights/model-weights.ts";
 import { CONFIG_FILE, type Model, SINGLE_FILE } from "./model.ts";
 
 /** Returns the folder in which a model's draft head is found: `draft-head` in a folder, `NAME.draft-head` by a file. */
@@ -27,18 +23,13 @@ const MOST_CONFIG_BYTES = 1 << 20;
 
 /** Tensors of a draft head, for a model of hidden size `h`. */
 interface DraftHeadRefs {
-  /** `[h, layers * h]`: fuses the model's states. */
+  /** `[h, layers * h]`: fuses the model's states; with `stateNorm` the token's embedding and the state, `[h, 2 h]`. */
   readonly fusion: LinearRefs;
-  /** Norms of the token's embedding and of the stream, which stand side by side in front of attention. */
+  /** Norm of the token's embedding, which stands in front of the normed stream or the normed state. */
   readonly tokenNorm: TensorRef;
-  readonly attentionNorm: TensorRef;
-  /** Products of `2 h` inputs, the last of attention's outputs. */
-  readonly query: LinearRefs;
-  readonly key: LinearRefs;
-  readonly value: LinearRefs;
-  readonly attentionOutput: LinearRefs;
-  readonly ffnNorm: TensorRef;
-  readonly ffn: FeedForwardRefs;
+  /** @default the embedding stands in front of the stream, so that query, key and value have `2 h` inputs */
+  readonly stateNorm?: TensorRef | undefined;
+  readonly layer: LayerRefs;
   readonly finalNorm: TensorRef;
   /** `[outputs, h]`: the model's own rows, unless the file has others. */
   readonly head: TensorRef;
@@ -46,8 +37,9 @@ interface DraftHeadRefs {
 
 /** A draft head with checked files. */
 export interface DraftHead {
+  /** Its folder, or the model's files. */
   readonly path: string;
-  /** Layers of the model in front of which its states are taken, in rising order. */
+  /** Layers of the model in front of which its states are taken, in rising order; their number stands for the end. */
   readonly layers: readonly number[];
   /** The head's own layer, as a decoder of one layer. */
   readonly config: ModelConfig;
@@ -62,17 +54,44 @@ export interface DraftHead {
 /**
  * Opens the draft head of a model, if it has one. Models that do not generate have none.
  *
- * @param asked - its folder, or "none" @default the one beside the model's files
+ * @param asked - its folder, or "none" @default the one beside the model's files, else the checkpoint's own
  * @throws as `openDraftHead`
  */
 export async function findDraftHead(
-  model: Pick<Model, "path" | "config" | "weights">,
+  model: Pick<Model, "path" | "config" | "weights" | "fingerprint">,
   asked?: string,
 ): Promise<DraftHead | undefined> {
   if (asked === "none" || model.config.pooling) return undefined;
   const folder = asked ?? draftHeadFolder(model.path);
-  if (asked === undefined && !(await exists(join(folder, CONFIG_FILE)))) return undefined;
+  if (asked === undefined && !(await exists(join(folder, CONFIG_FILE)))) return nextLayerHead(model);
   return openDraftHead(folder, model);
+}
+
+/**
+ * Most outputs of a head that shares the model's own: the first tokens, which byte pair encodings merged first since
+ * they are frequent. All of Qwen 3.5's 248,320 would be a third of the bytes of its smallest model.
+ */
+const OWN_OUTPUTS = 32_768;
+
+/** Describes the layer of a checkpoint that predicts a further token as a head. */
+function nextLayerHead({
+  path,
+  config,
+  weights: { next, head },
+  fingerprint,
+}: Pick<Model, "path" | "config" | "weights" | "fingerprint">): DraftHead | undefined {
+  // The kernel puts an embedding and a state side by side in whole panels.
+  if (!next || config.hiddenSize % 64 !== 0) return undefined;
+  const tokenIds = Int32Array.from({ length: Math.min(config.vocabSize, OWN_OUTPUTS) }, (_, id) => id);
+  return {
+    path,
+    layers: [config.numLayers],
+    config: nextLayerConfig(config),
+    tokenIds,
+    weights: { ...next, head: selectRows(head, Array.from(tokenIds)) },
+    fingerprint,
+    close: async () => undefined,
+  };
 }
 
 /**
@@ -160,19 +179,25 @@ function locateHead(store: SafetensorsFile, { config, numStates, tokenIds, ownHe
     linearRefs(store, name, { outSize, inSize, hasBias });
   const [attention, ffn] = [`${layer}.self_attn`, `${layer}.mlp`];
   const mixed = 2 * hiddenSize;
+  const ffnSize = { size: intermediateSize, hiddenSize, hasBias: hasMlpBias };
   return {
     fusion: linear("fc", [hiddenSize, numStates * hiddenSize], store.has("fc.bias")),
     tokenNorm: norm(`${layer}.input_layernorm`),
-    attentionNorm: norm(`${layer}.hidden_norm`),
-    query: linear(`${attention}.q_proj`, [numHeads * headSize, mixed], hasQkvBias),
-    key: linear(`${attention}.k_proj`, [numKvHeads * headSize, mixed], hasQkvBias),
-    value: linear(`${attention}.v_proj`, [numKvHeads * headSize, mixed], hasQkvBias),
-    attentionOutput: linear(`${attention}.o_proj`, [hiddenSize, numHeads * headSize], hasOutputBias),
-    ffnNorm: norm(`${layer}.post_attention_layernorm`),
-    ffn: {
-      gate: linear(`${ffn}.gate_proj`, [intermediateSize, hiddenSize], hasMlpBias),
-      up: linear(`${ffn}.up_proj`, [intermediateSize, hiddenSize], hasMlpBias),
-      down: linear(`${ffn}.down_proj`, [hiddenSize, intermediateSize], hasMlpBias),
+    layer: {
+      attentionNorm: norm(`${layer}.hidden_norm`),
+      attention: {
+        query: linear(`${attention}.q_proj`, [numHeads * headSize, mixed], hasQkvBias),
+        key: linear(`${attention}.k_proj`, [numKvHeads * headSize, mixed], hasQkvBias),
+        value: linear(`${attention}.v_proj`, [numKvHeads * headSize, mixed], hasQkvBias),
+        output: linear(`${attention}.o_proj`, [hiddenSize, numHeads * headSize], hasOutputBias),
+        queryNorm: undefined,
+        keyNorm: undefined,
+      },
+      attentionOutputNorm: undefined,
+      ffnNorm: norm(`${layer}.post_attention_layernorm`),
+      shared: undefined,
+      experts: [feedForwardRefs(store, { prefix: `${ffn}.` }, ffnSize)],
+      ffnOutputNorm: undefined,
     },
     finalNorm: norm("norm"),
     head: store.has("lm_head.weight")

@@ -17,13 +17,8 @@ import { SafetensorsFile, ShardedSafetensors } from "../safetensors/safetensors-
 import type { TensorStore } from "../tensor-store.ts";
 import { loadFolderText, loadGgufText, poolingText } from "../text/load-text.ts";
 import { locateEncoder } from "../weights/locate-encoder.ts";
-import {
-  isOfficialConversion,
-  locateDense,
-  locateMixture,
-  locateModules,
-  locateOfficial,
-} from "../weights/locate-weights.ts";
+import { isOfficialConversion, locateOfficial } from "../weights/locate-router.ts";
+import { locateDense, locateMixture, locateModules, locateNext } from "../weights/locate-weights.ts";
 import { mxfp4Tensors, textTensors } from "../weights/tensor-parts.ts";
 import {
   CONFIG_FILE,
@@ -228,8 +223,10 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
 function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "kind" | "experts" | "weights"> {
   if (ENCODER_TYPES.includes(config.modelType)) return { kind: "pooling", ...locateEncoder(store, config) };
   const { mixture, pooling } = config;
-  const located = mixture ? locateMixture(store, config, mixture) : locateDense(store, config);
-  return { kind: pooling ? "pooling" : mixture ? "mixture" : "dense", ...located };
+  if (mixture) return { kind: pooling ? "pooling" : "mixture", ...locateMixture(store, config, mixture) };
+  const { weights, ...located } = locateDense(store, config);
+  if (pooling) return { kind: "pooling", weights, ...located };
+  return { kind: "dense", weights: { ...weights, next: locateNext(store, config) }, ...located };
 }
 
 function filesOf(store: SafetensorsFile | ShardedSafetensors): readonly string[] {

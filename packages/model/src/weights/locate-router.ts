@@ -1,10 +1,18 @@
-// Finds the tensors of a pre-gating router, and reads its sizes.
+// Finds the tensors of a pre-gating router, and reads its sizes; and checkpoints of the paper's code, which have one.
 
 import { type Fields, MOST } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { tableRef } from "./computed-tensors.ts";
-import { linearRefs, type LinearRefs, tensorRef, type TensorRef } from "./model-weights.ts";
+import { feedForwardRefs, locateWeights } from "./locate-weights.ts";
+import {
+  type ExpertLayout,
+  linearRefs,
+  type LinearRefs,
+  type ModelWeights,
+  tensorRef,
+  type TensorRef,
+} from "./model-weights.ts";
 
 /**
  * The pre-gating router's shape: a small causal transformer over token ids with one output per expert (Read-ME,
@@ -134,5 +142,59 @@ function parseSizes(
     normalizer: fields.positive("normalizer", 1),
     // RoPE has no end, and the model can use no position beyond the router's.
     contextTokens: Math.max(fields.size(names.contextTokens, MOST.tokens, 4096), model.contextTokens),
+  };
+}
+
+// Checkpoints that the paper's own code wrote: experts under `model.layers.{l}.moe.*`, one file for all.
+
+/** The seven RedPajama domains, in the order of the paper's code. */
+const PAPER_DOMAINS = ["arxiv", "book", "c4", "common_crawl", "github", "stackexchange", "wikipedia"] as const;
+
+/** Tells whether a checkpoint was converted by the paper's code. */
+export function isOfficialConversion(store: TensorStore): boolean {
+  return store.has("model.layers.0.moe.gate_proj_0.weight");
+}
+
+/**
+ * Finds the tensors of an official conversion. The experts' widths are those of the tensors: the conversion keeps one
+ * row fewer than the config says. Residual rows that the checkpoint has as separate tensors become the shared rows.
+ */
+export function locateOfficial(
+  store: TensorStore,
+  config: ModelConfig,
+  fields: Fields,
+): { readonly experts: ExpertLayout; readonly weights: ModelWeights; readonly router: RouterWeights | undefined } {
+  const numExperts = fields.size("N_cluster", MOST.routedExperts);
+  const { hiddenSize } = config;
+  const rows = (layer: number, which: string): number =>
+    store.info(`model.layers.${layer}.moe.gate_proj_${which}.weight`).shape[0] ?? 0;
+  const layers = Array.from({ length: config.numLayers }, (_, layer) => layer);
+  const expertSizes = layers.map((layer) => rows(layer, "0"));
+  const sharedSizes = layers.map((layer) =>
+    store.has(`model.layers.${layer}.moe.gate_proj_residual.weight`) ? rows(layer, "residual") : 0,
+  );
+  const hasRouter = store.has("cluster_predictor.embed.weight");
+  return {
+    experts: {
+      names: numExperts === PAPER_DOMAINS.length ? PAPER_DOMAINS : Array.from({ length: numExperts }, (_, e) => `${e}`),
+      expertSizes,
+      sharedSizes,
+    },
+    weights: locateWeights(store, config, (layer) => {
+      const part = (which: string, size: number) =>
+        feedForwardRefs(
+          store,
+          { prefix: `model.layers.${layer}.moe.`, suffix: `_${which}` },
+          { size, hiddenSize, hasBias: "if present" },
+        );
+      const sharedSize = sharedSizes[layer] ?? 0;
+      return {
+        shared: sharedSize > 0 ? part("residual", sharedSize) : undefined,
+        experts: Array.from({ length: numExperts }, (_, expert) => part(`${expert}`, expertSizes[layer] ?? 0)),
+      };
+    }),
+    router: hasRouter
+      ? locateRouter(store, "cluster_predictor.", parseOfficialRouterConfig(fields, config, numExperts))
+      : undefined,
   };
 }

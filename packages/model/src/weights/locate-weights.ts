@@ -2,7 +2,6 @@
 // checkpoint is the simplest layout.
 
 import { invalid } from "../files/errors.ts";
-import { type Fields, MOST } from "../config/fields.ts";
 import {
   type DenseConfig,
   denseModules,
@@ -23,6 +22,7 @@ import {
   type LinearRefs,
   type MixtureRefs,
   type ModelWeights,
+  type NextLayerRefs,
   tensorRef,
   type TensorRef,
 } from "./model-weights.ts";
@@ -30,7 +30,6 @@ import { SHARED_MODULE, splitFused, type TensorPart, TensorParts } from "./tenso
 import { computedTensor, joinRows, selectRows } from "./computed-tensors.ts";
 import { locateInput, locateLayerInputs } from "./locate-inputs.ts";
 import { locateRecurrence, rowsOf } from "./locate-recurrence.ts";
-import { locateRouter, parseOfficialRouterConfig, type RouterWeights } from "./locate-router.ts";
 
 /** Name of the only expert of a dense model. */
 export const DENSE_NAME = "dense";
@@ -48,26 +47,39 @@ export function locateWeights(
   config: ModelConfig,
   locateFeedForward: LocateFeedForward,
 ): ModelWeights {
-  const { vocabSize, hiddenSize, norms } = config;
+  const { vocabSize, hiddenSize } = config;
   const embedding = tensorRef(store, "model.embed_tokens.weight", [vocabSize, hiddenSize]);
-  const norm = (layer: number, name: string | undefined): TensorRef | undefined =>
-    name === undefined ? undefined : tensorRef(store, `model.layers.${layer}.${name}.weight`, [hiddenSize]);
   return {
     embedding,
     layers: Array.from({ length: config.numLayers }, (_, layer) => ({
-      attentionNorm: norm(layer, norms.attention),
-      attention: layerConfig(config, layer).isRecurrent
-        ? locateRecurrence(store, config, `model.layers.${layer}.`)
-        : locateAttention(store, config, layer),
-      attentionOutputNorm: norm(layer, norms.attentionOutput),
-      ffnNorm: norm(layer, norms.ffn),
+      ...locateMixing(store, config, layer, prefixOf),
       ...locateFeedForward(layer),
-      ffnOutputNorm: norm(layer, norms.ffnOutput),
       ...locateInput(store, config, layer),
     })),
     layerInputs: locateLayerInputs(store, config),
     finalNorm: tensorRef(store, "model.norm.weight", [hiddenSize]),
     head: locateHead(store, config, embedding),
+  };
+}
+
+/** Beginning of the names of a layer's tensors. */
+type LayerPrefix = (layer: number) => string;
+
+const prefixOf: LayerPrefix = (layer) => `model.layers.${layer}.`;
+
+/** Finds what a layer has beside its FFN: norms, and attention or a recurrence. */
+function locateMixing(store: TensorStore, config: ModelConfig, layer: number, at: LayerPrefix) {
+  const { hiddenSize, norms } = config;
+  const norm = (name: string | undefined): TensorRef | undefined =>
+    name === undefined ? undefined : tensorRef(store, `${at(layer)}${name}.weight`, [hiddenSize]);
+  return {
+    attentionNorm: norm(norms.attention),
+    attention: layerConfig(config, layer).isRecurrent
+      ? locateRecurrence(store, config, at(layer))
+      : locateAttention(store, config, layer, at),
+    attentionOutputNorm: norm(norms.attentionOutput),
+    ffnNorm: norm(norms.ffn),
+    ffnOutputNorm: norm(norms.ffnOutput),
   };
 }
 
@@ -138,10 +150,65 @@ export function locateDense(
   };
 }
 
-function locateAttention(store: TensorStore, config: ModelConfig, layer: number): AttentionRefs {
+/** Names of a layer that predicts a further token, in safetensors and in GGUF files, behind the model's own layers. */
+function nextNames(numLayers: number) {
+  const blocks = `blk.${numLayers}.nextn.`;
+  return [
+    {
+      layer: "mtp.layers.0.",
+      fusion: "mtp.fc",
+      tokenNorm: "mtp.pre_fc_norm_embedding.weight",
+      stateNorm: "mtp.pre_fc_norm_hidden.weight",
+      finalNorm: "mtp.norm.weight",
+    },
+    {
+      layer: `model.layers.${numLayers}.`,
+      fusion: `${blocks}eh_proj`,
+      tokenNorm: `${blocks}enorm.weight`,
+      stateNorm: `${blocks}hnorm.weight`,
+      finalNorm: `${blocks}shared_head_norm.weight`,
+    },
+  ];
+}
+
+/** Describes the layer that predicts a further token as a model of one layer: the first one with attention. */
+export function nextLayerConfig(config: ModelConfig): ModelConfig {
+  const { layers, ropes } = config;
+  const { angleSet, ...layer } = layers.find(({ isRecurrent }) => !isRecurrent)!;
+  const own = angleSet === undefined ? {} : { ropes: ropes.slice(angleSet, angleSet + 1) };
+  const only = { ...layer, angleSet: angleSet === undefined ? undefined : 0 };
+  return { ...config, ...own, numLayers: 1, layers: [only], recurrence: undefined };
+}
+
+/**
+ * Finds the first layer of a dense checkpoint that predicts a further token.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first tensor that is missing or has another shape
+ */
+export function locateNext(store: TensorStore, config: ModelConfig): NextLayerRefs | undefined {
+  const { hiddenSize, numLayers, intermediateSize: size, hasMlpBias: hasBias } = config;
+  const names = nextNames(numLayers).find(({ fusion }) => store.has(`${fusion}.weight`));
+  if (names === undefined) return undefined;
+  const norm = (name: string): TensorRef => tensorRef(store, name, [hiddenSize]);
+  const ffn = feedForwardRefs(store, { prefix: `${names.layer}mlp.` }, { size, hiddenSize, hasBias });
+  return {
+    fusion: linearRefs(store, names.fusion, { outSize: hiddenSize, inSize: 2 * hiddenSize, hasBias: false }),
+    tokenNorm: norm(names.tokenNorm),
+    stateNorm: norm(names.stateNorm),
+    layer: {
+      ...locateMixing(store, nextLayerConfig(config), 0, () => names.layer),
+      shared: undefined,
+      experts: [ffn],
+    },
+    // Files without a norm of this layer's share the model's.
+    finalNorm: norm(store.has(names.finalNorm) ? names.finalNorm : "model.norm.weight"),
+  };
+}
+
+function locateAttention(store: TensorStore, config: ModelConfig, layer: number, at: LayerPrefix): AttentionRefs {
   const { keysOf = layer, keysAreValues } = layerConfig(config, layer);
-  const prefix = `model.layers.${layer}.self_attn`;
-  const keyPrefix = `model.layers.${keysOf}.self_attn`;
+  const prefix = `${at(layer)}self_attn`;
+  const keyPrefix = `${at(keysOf)}self_attn`;
   const { hiddenSize, hasQkvBias, hasOutputBias, qkNorm, gatesAttention } = config;
   const { numHeads, numKvHeads, headSize } = layerHeads(config, layer);
   const querySize = numHeads * headSize;
@@ -417,58 +484,4 @@ function transposed(stack: TensorRef, index: number): TensorRef {
         turned[(row - from) * columns + column] = values[column * rows + row]!;
     return turned;
   });
-}
-
-// Checkpoints that the paper's own code wrote: experts under `model.layers.{l}.moe.*`, one file for all.
-
-/** The seven RedPajama domains, in the order of the paper's code. */
-const PAPER_DOMAINS = ["arxiv", "book", "c4", "common_crawl", "github", "stackexchange", "wikipedia"] as const;
-
-/** Tells whether a checkpoint was converted by the paper's code. */
-export function isOfficialConversion(store: TensorStore): boolean {
-  return store.has("model.layers.0.moe.gate_proj_0.weight");
-}
-
-/**
- * Finds the tensors of an official conversion. The experts' widths are those of the tensors: the conversion keeps one
- * row fewer than the config says. Residual rows that the checkpoint has as separate tensors become the shared rows.
- */
-export function locateOfficial(
-  store: TensorStore,
-  config: ModelConfig,
-  fields: Fields,
-): { readonly experts: ExpertLayout; readonly weights: ModelWeights; readonly router: RouterWeights | undefined } {
-  const numExperts = fields.size("N_cluster", MOST.routedExperts);
-  const { hiddenSize } = config;
-  const rows = (layer: number, which: string): number =>
-    store.info(`model.layers.${layer}.moe.gate_proj_${which}.weight`).shape[0] ?? 0;
-  const layers = Array.from({ length: config.numLayers }, (_, layer) => layer);
-  const expertSizes = layers.map((layer) => rows(layer, "0"));
-  const sharedSizes = layers.map((layer) =>
-    store.has(`model.layers.${layer}.moe.gate_proj_residual.weight`) ? rows(layer, "residual") : 0,
-  );
-  const hasRouter = store.has("cluster_predictor.embed.weight");
-  return {
-    experts: {
-      names: numExperts === PAPER_DOMAINS.length ? PAPER_DOMAINS : Array.from({ length: numExperts }, (_, e) => `${e}`),
-      expertSizes,
-      sharedSizes,
-    },
-    weights: locateWeights(store, config, (layer) => {
-      const part = (which: string, size: number) =>
-        feedForwardRefs(
-          store,
-          { prefix: `model.layers.${layer}.moe.`, suffix: `_${which}` },
-          { size, hiddenSize, hasBias: "if present" },
-        );
-      const sharedSize = sharedSizes[layer] ?? 0;
-      return {
-        shared: sharedSize > 0 ? part("residual", sharedSize) : undefined,
-        experts: Array.from({ length: numExperts }, (_, expert) => part(`${expert}`, expertSizes[layer] ?? 0)),
-      };
-    }),
-    router: hasRouter
-      ? locateRouter(store, "cluster_predictor.", parseOfficialRouterConfig(fields, config, numExperts))
-      : undefined,
-  };
 }

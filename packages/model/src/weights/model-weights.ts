@@ -138,6 +138,19 @@ export interface ModelWeights {
   readonly encoder?: EncoderRefs | undefined;
   /** Layers from a state to an embedding (`EmbeddingConfig.dense`). @default none */
   readonly dense?: readonly ClassifierRefs[] | undefined;
+  /** @default the checkpoint has no layer that predicts a further token */
+  readonly next?: NextLayerRefs | undefined;
+}
+
+/** The tensors of a layer that predicts one token more (MTP), from a state of the model and the token behind it. */
+export interface NextLayerRefs {
+  /** `[hiddenSize, 2 * hiddenSize]`: takes the token's normed embedding, and then the normed state. */
+  readonly fusion: LinearRefs;
+  readonly tokenNorm: TensorRef;
+  readonly stateNorm: TensorRef;
+  /** A layer with attention, of `nextLayerConfig`. */
+  readonly layer: LayerRefs;
+  readonly finalNorm: TensorRef;
 }
 
 /**
