@@ -82,7 +82,10 @@ export class HeadDrafter implements DraftingHead {
 
   /** Follows what a step has computed. Rows of prompts run at once, those of an answer with its next draft. */
   follow(steps: readonly FollowedRows[]): void {
-    const isAsleep = steps.length >= MANY_SEQUENCES;
+    if (steps.length >= MANY_SEQUENCES) {
+      for (const { id } of steps) this.#drop(id);
+      return;
+    }
     for (const step of steps) {
       const { id, tokenIds } = step;
       const from = Math.max(step.from, tokenIds.length - 1 - MOST_PAST);
@@ -90,7 +93,7 @@ export class HeadDrafter implements DraftingHead {
       if (rows.length === 0) continue;
       const known = this.#before(id, from);
       const isLong = (known?.waiting.length ?? 0) + rows.length > MOST_WAITING;
-      const mayRun = !isAsleep && (known?.isDrafted === true || rows.length > MOST_WAITING);
+      const mayRun = known?.isDrafted === true || rows.length > MOST_WAITING;
       if (isLong && !mayRun) {
         this.#drop(id);
         const dropped = Math.max(0, rows.length - MOST_WAITING);
