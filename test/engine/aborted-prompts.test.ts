@@ -59,7 +59,8 @@ test.each([1, 2, 3])(
       }
     }
     await bench.finish();
-    for (const [id, cachedTokens] of expected) expect([id, bench.ending(id)]).toMatchObject([id, { cachedTokens }]);
+    // Pages behind the last chunk may be found, too.
+    for (const [id, least] of expected) expect(bench.ending(id).cachedTokens, id).toBeGreaterThanOrEqual(least);
     for (const { id } of jobs) {
       const outcome = bench.outcomes.get(id);
       if (outcome) expect(outcome).toEqual(alone.get(id));

@@ -48,7 +48,7 @@ describe("a prompt's progress", () => {
       params: { ...params, n: 2 },
       onProgress,
     });
-    expect(told[0]).toMatchObject({ promptTokens: 4000, cachedTokens: 2944, readTokens: 2944 });
+    expect(told[0]).toMatchObject({ promptTokens: 4000, cachedTokens: 2992, readTokens: 2992 });
   });
 
   test("is not told of a prompt that one step reads", async () => {

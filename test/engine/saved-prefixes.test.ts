@@ -4,6 +4,7 @@
 import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DEFAULT_COST_MODEL } from "@readme-moe/core";
+import { KV_PAGE_TOKENS } from "@readme-moe/kernel";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PrefixNames } from "../../packages/engine/src/prefix-names.ts";
@@ -71,7 +72,8 @@ test("another engine reads what one has computed, and gives the same bits", asyn
     await bench.saved?.close();
   }
   const names = await readdir(folder);
-  expect(names).toHaveLength(sumOf(jobs.map(({ promptIds }) => Math.floor(promptIds.length / CHUNK))));
+  const computed = jobs.map(({ id, promptIds }) => promptIds.length + (alone.get(id)?.tokens.length ?? 0) - 1);
+  expect(names).toHaveLength(sumOf(computed.map((tokens) => Math.floor(tokens / CHUNK))));
   if (process.platform === "win32") return;
   for (const name of names) expect((await stat(join(folder, name))).mode & 0o777).toBe(0o600);
 });
@@ -174,8 +176,7 @@ test.each([1, 2, 3])(
       return bench;
     };
     const engines = [open(), open()];
-    const asked: { readonly id: string; readonly salt: string | undefined; readonly promptIds: readonly number[] }[] =
-      [];
+    const asked: { readonly id: string; readonly salt: string | undefined; readonly ids: readonly number[] }[] = [];
     const seen = { disk: 0, damaged: 0, restarted: 0, aborted: 0 };
     for (let round = 0; round < 100; round++) {
       const place = randomInteger(random, 2);
@@ -194,7 +195,9 @@ test.each([1, 2, 3])(
         for (let step = 0; step < numSteps; step++) await bench.core.step();
         if (cut) bench.core.abort(cut.id);
         await bench.finish();
-        for (const { id, promptIds } of jobs) asked.push({ id, salt, promptIds });
+        for (const { id, promptIds } of jobs) {
+          asked.push({ id, salt, ids: [...promptIds, ...(bench.outcomes.get(id)?.tokens ?? [])] });
+        }
         for (const { id, of, promptIds } of jobs) {
           const { reason, cachedTokens } = bench.ending(id);
           if (reason === "abort") {
@@ -203,7 +206,7 @@ test.each([1, 2, 3])(
           }
           expect([id, bench.outcomes.get(id)]).toEqual([id, alone.get(of)]);
           const others = asked.filter((one) => one.salt === salt && one.id !== id);
-          const shared = others.map((one) => commonTokens(one.promptIds, promptIds));
+          const shared = others.map(({ ids }) => commonTokens(ids, promptIds));
           expect(cachedTokens).toBeLessThanOrEqual(Math.max(0, ...shared));
         }
         seen.disk += (bench.core.stats().diskTokens ?? 0) - before;
@@ -234,10 +237,10 @@ test.each([1, 2, 3])(
   },
 );
 
-/** Counts the tokens of whole chunks that two prompts begin with. */
+/** Counts the tokens of whole pages that two prompts begin with. */
 function commonTokens(a: readonly number[], b: readonly number[]): number {
   const differs = b.findIndex((id, at) => a[at] !== id);
-  return Math.floor((differs < 0 ? b.length : differs) / CHUNK) * CHUNK;
+  return Math.floor((differs < 0 ? b.length : differs) / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
 }
 
 function namesOf(tokenIds: readonly number[], readers: readonly [string, string | undefined]): PrefixNames {

@@ -1,6 +1,7 @@
 // Prompts with one beginning that arrive together: it is computed once, nobody waits for what is not being read, and the
 // bits stay the same.
 
+import { KV_PAGE_TOKENS } from "@readme-moe/kernel";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { CoreBench, type Job, type Limits, outcomesAlone, randomJobs } from "../support/core-bench.ts";
@@ -138,5 +139,35 @@ test.each([1, 2, 3, 4])(
     }
     expect(bench.core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
     expect(numWaits).toBeGreaterThan(0);
+  },
+);
+
+test.each([undefined, "a salt"])(
+  "at most the tokens of a page of a chat run twice that is only appended to (salt %s)",
+  async (cacheSalt) => {
+    const random = seededRandom(6);
+    const ids = (length: number): number[] => Array.from({ length }, () => 1 + randomInteger(random, 4000));
+    const bench = open();
+    let chat = ids(9);
+    let computed = 0;
+    for (let turn = 0; turn < 30; turn++) {
+      const job = { id: `turn ${turn}`, promptIds: chat, params: { maxTokens: 4, temperature: 0 } };
+      bench.addWith(job, { cacheSalt });
+      await bench.finish();
+      bench.core.checkIntegrity();
+      const known = KV_PAGE_TOKENS * Math.floor(computed / KV_PAGE_TOKENS);
+      expect([turn, bench.ending(job.id).cachedTokens]).toEqual([turn, known]);
+      if (turn % 7 === 3) {
+        const other = { ...job, id: `other ${turn}` };
+        bench.addWith(other, { cacheSalt: `another ${turn}` });
+        await bench.finish();
+        expect(bench.ending(other.id).cachedTokens).toBe(0);
+        expect(bench.outcomes.get(other.id)).toEqual(bench.outcomes.get(job.id));
+        expect(bench.outcomes.get(job.id)).toEqual((await outcomesAlone([job], running, tokenizer)).get(job.id));
+      }
+      const answer = bench.outcomes.get(job.id)?.tokens ?? [];
+      computed = chat.length + answer.length - 1;
+      chat = [...chat, ...answer, ...ids(3)];
+    }
   },
 );

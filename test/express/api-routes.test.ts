@@ -153,9 +153,9 @@ describe("chat completions", () => {
     await post("/v1/chat/completions", request);
     const { body } = await post("/v1/chat/completions", request);
     const { usage, timings } = body as unknown as Record<string, Record<string, number>>;
-    expect(usage).toMatchObject({ prompt_tokens_details: { cached_tokens: 128 } });
-    expect(timings?.["cache_n"]).toBe(128);
-    expect(timings?.["prompt_n"]).toBe((usage?.["prompt_tokens"] ?? 0) - 128);
+    expect(usage).toMatchObject({ prompt_tokens_details: { cached_tokens: 144 } });
+    expect(timings?.["cache_n"]).toBe(144);
+    expect(timings?.["prompt_n"]).toBe((usage?.["prompt_tokens"] ?? 0) - 144);
   });
 });
 

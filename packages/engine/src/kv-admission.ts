@@ -117,7 +117,8 @@ export class KvAdmission {
     if (end < sequence.promptTokens || sequence.isPooled) return;
     const { tokenIds, experts, cacheSalt } = sequence;
     // The same prompt runs its last token again, since that gives logits. It is not worth a file.
-    if (end === sequence.promptTokens) this.#prefixes.addEnd({ tokenIds, experts, cacheSalt }, slot, end - 1);
+    if (end === sequence.promptTokens && this.kv.states.stateBytes > 0)
+      this.#prefixes.addEnd({ tokenIds, experts, cacheSalt }, slot, end - 1);
   }
 
   /** Caches what a sequence that ends has computed, its answer too, if that is of use to a later prompt. */

@@ -1,6 +1,6 @@
 // The prefix cache: pages of keys and values that later prompts share, and the pinned ends of kept prompts.
 
-import type { KeptState, KeptTokens, KvMemory, KvSlot } from "@readme-moe/kernel";
+import { type KeptState, type KeptTokens, KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
 import {
   bytesOf,
   type CacheablePrompt,
@@ -34,8 +34,9 @@ interface PrefixCacheOptions {
  * Pinned beginnings stay until `unpin`, for requests of all salts. They end with a whole page of 16 positions, which
  * may be within a chunk.
  *
- * A model with recurrences goes on only where its state was kept: behind some chunks, and behind the last position of
- * each answer and the last but one of each prompt. So a chat that is only appended to runs no token twice.
+ * The whole pages of an answer are kept, too, so a chat that is only appended to runs at most the tokens of a page
+ * twice. A model with recurrences goes on only where its state was kept: behind some chunks, and behind the last
+ * position of each answer and the last but one of each prompt. It runs no token of such a chat twice.
  */
 export class PrefixCache {
   readonly chunkTokens: number;
@@ -106,42 +107,47 @@ export class PrefixCache {
   }
 
   /**
-   * Caches what a slot has computed, of a model with recurrences.
+   * Caches what a slot has computed: its whole pages, or all up to a state.
    *
    * @param prompt - with the tokens of its answer
-   * @param end - a position at which the slot has a state
+   * @param computed - a position at which the slot has a state, of a model with recurrences
    */
-  addEnd(prompt: CacheablePrompt, slot: KvSlot, end: number): void {
-    if (!this.isOn || !this.#hasStates || end === 0) return;
+  addEnd(prompt: CacheablePrompt, slot: KvSlot, computed: number): void {
+    // A page that is not full would be copied, which is worth it for a state alone.
+    const end = this.#hasStates ? computed : Math.floor(computed / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
+    if (!this.isOn || end === 0) return;
     const numChunks = Math.floor(end / this.chunkTokens);
     const chunks = [...this.#chain(prompt, numChunks)];
     const keep: KeepTokens = (from, to) => this.#kv.keep(slot, from, to);
     while (chunks.length < numChunks) chunks.push(this.#insert(prompt, chunks, keep));
     this.#touch(chunks, prompt);
-    this.#addState(prompt, chunks, slot, end);
+    this.#addTail(prompt, chunks, slot, end);
   }
 
-  /** Adds the state at `end`, behind chunks that were just used, with the pages before it. */
-  #addState(prompt: CacheablePrompt, chunks: readonly PrefixChunk[], slot: KvSlot, end: number): void {
+  /** Adds the pages between chunks that were just used and `end`, with the state there, of a model with recurrences. */
+  #addTail(prompt: CacheablePrompt, chunks: readonly PrefixChunk[], slot: KvSlot, end: number): void {
     const place = this.#behind(chunks);
     const keep: KeepTokens = (from, to) => this.#kv.keep(slot, from, to);
     const known = this.#tails.find(prompt, place, end, prompt.cacheSalt);
     const state = known ? undefined : this.#kv.states.keep(slot, end);
-    const tail = known ?? (state && this.#tails.add(prompt, { ...place, end }, keep, state));
+    const isWorth = state !== undefined || (!this.#hasStates && end > place.from);
+    const tail = known ?? (isWorth ? this.#tails.add(prompt, { ...place, end }, keep, state) : undefined);
     if (!tail) return;
     tail.lastUse = this.#uses;
-    tail.fileKey ??= prompt.files?.end(end);
+    if (tail.state) tail.fileKey ??= prompt.files?.end(end);
   }
 
   /**
    * Finds the longest cached beginning of a prompt, without the prompt's last token: whole chunks, and the pages of a
-   * pinned beginning behind them.
+   * tail behind them.
    */
   match(prompt: CacheablePrompt): readonly KeptTokens[] {
     const numChunks = Math.max(0, Math.ceil(prompt.tokenIds.length / this.chunkTokens) - 1);
     const found = this.#chain(prompt, numChunks);
     this.#touch(found, prompt);
-    return [...found.map((chunk) => chunk.kept), ...this.#tails.match(prompt, this.#behind(found))];
+    const { tail, pages } = this.#tails.match(prompt, this.#behind(found));
+    if (tail) tail.lastUse = this.#uses;
+    return [...found.map((chunk) => chunk.kept), ...pages];
   }
 
   /**
@@ -156,7 +162,7 @@ export class PrefixCache {
     if (this.#find(prompt, index, before.at(-1)?.id ?? ROOT)) return;
     const chunks = [...before, this.#insert(prompt, before, () => this.#kv.keep(slot, from, to))];
     this.#touch(chunks, prompt);
-    if ((index + 1) % this.#chunksOfState === 0) this.#addState(prompt, chunks, slot, to);
+    if ((index + 1) % this.#chunksOfState === 0) this.#addTail(prompt, chunks, slot, to);
   }
 
   /** Tells whether the first `end` tokens of a prompt, whole pages, are pinned. */

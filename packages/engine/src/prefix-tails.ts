@@ -60,13 +60,19 @@ export interface PrefixTail extends CachedPart {
   isDropped: boolean;
 }
 
+/** The pages of a tail that a prompt goes on with. */
+interface TailMatch {
+  readonly tail?: PrefixTail;
+  readonly pages: readonly KeptTokens[];
+}
+
 /** Position of a tail: the chunk before it, and the first of its positions. */
 export interface TailPlace {
   readonly parent: number;
   readonly from: number;
 }
 
-/** The pages behind the last whole chunks of pinned beginnings, and all states with the pages before them. */
+/** The pages behind the last whole chunks of pinned beginnings and of answers, and all states with the pages before. */
 export class PrefixTails {
   readonly #kv: KvMemory;
   readonly #tails = new Map<number, readonly PrefixTail[]>();
@@ -108,26 +114,27 @@ export class PrefixTails {
     return fitting.toSorted((a, b) => b.tokenIds.length - a.tokenIds.length)[0];
   }
 
-  /** Finds the most pages that a prompt goes on with, without its last token. */
-  match(prompt: RoutedTokens, { parent, from }: TailPlace): readonly KeptTokens[] {
+  /** Finds the tail with the most pages that a prompt goes on with, without its last token. */
+  match(prompt: CacheablePrompt, { parent, from }: TailPlace): TailMatch {
     const most = Math.floor((prompt.tokenIds.length - 1 - from) / KV_PAGE_TOKENS);
-    const matches = (this.#tails.get(parent) ?? []).map(({ pages, tokenIds, experts }) => {
+    const readable = (this.#tails.get(parent) ?? []).filter(({ pins, salt }) => pins > 0 || salt === prompt.cacheSalt);
+    const matches = readable.map((tail): TailMatch => {
+      const { pages, tokenIds, experts } = tail;
       const differs = tokenIds.findIndex(
         (id, at) => prompt.tokenIds[from + at] !== id || prompt.experts[from + at] !== experts[at],
       );
       const same = differs < 0 ? tokenIds.length : differs;
-      return pages.slice(0, Math.max(0, Math.min(most, Math.floor(same / KV_PAGE_TOKENS))));
+      return { tail, pages: pages.slice(0, Math.max(0, Math.min(most, Math.floor(same / KV_PAGE_TOKENS)))) };
     });
-    return matches.reduce<readonly KeptTokens[]>((best, one) => (one.length > best.length ? one : best), []);
+    return matches.reduce((best, one) => (one.pages.length > best.pages.length ? one : best), { pages: [] });
   }
 
   /** Finds the tail of a salt that ends at position `end` of a prompt. */
   find(prompt: RoutedTokens, { parent, from }: TailPlace, end: number, salt?: string): PrefixTail | undefined {
-    const ids = prompt.tokenIds.slice(from, end).join();
-    const routes = prompt.experts.slice(from, end).join();
-    return this.#tails
-      .get(parent)
-      ?.find((one) => one.salt === salt && one.tokenIds.join() === ids && one.experts.join() === routes);
+    const isSame = ({ tokenIds, experts }: PrefixTail): boolean =>
+      tokenIds.length === end - from &&
+      tokenIds.every((id, at) => prompt.tokenIds[from + at] === id && prompt.experts[from + at] === experts[at]);
+    return this.#tails.get(parent)?.find((one) => one.salt === salt && isSame(one));
   }
 
   /** Adds positions `[from, end)` of a prompt, page by page: other prompts may go on with the first of them only. */
@@ -141,7 +148,7 @@ export class PrefixTails {
       keep(from + page * KV_PAGE_TOKENS, Math.min(end, from + (page + 1) * KV_PAGE_TOKENS)),
     );
     const own = { tokenIds: tokenIds.slice(from, end), experts: experts.slice(from, end) };
-    const file = { fileKey: files?.end(end), savedUse: undefined };
+    const file = { fileKey: state && files?.end(end), savedUse: undefined };
     const tail: PrefixTail = {
       parent,
       from,
