@@ -6,6 +6,7 @@ import { openModel, writeExpertSet, writeSafetensors } from "@readme-moe/model";
 import { fixture } from "../../test/support/fixtures.ts";
 import { writeHybridGguf } from "../../test/support/gguf/convert-hybrid.ts";
 import { writeModelGguf } from "../../test/support/gguf/convert-model.ts";
+import { addNextLayer } from "../../test/support/next-layer.ts";
 import { writeOnnxFixtures } from "../../test/support/onnx-fixtures.ts";
 import { TINY_MIXTURE, writeRandomMixture } from "../../test/support/random-mixture.ts";
 import { writeTinyAdapter } from "../../test/support/tiny-adapter.ts";
@@ -74,7 +75,10 @@ const WRITERS: Readonly<Record<Kind, (folder: string, dense: string) => Promise<
     await writeTexts(folder);
   },
   convolution: (folder) => writeFixture("hybrids/lfm2-moe", folder),
-  delta: (folder) => writeFixture("hybrids/qwen3-5", folder),
+  delta: async (folder) => {
+    await writeFixture("hybrids/qwen3-5", folder);
+    await addNextLayer(folder);
+  },
   space: (folder) => writeFixture("hybrids/granite4-h", folder),
   layers: (folder) => writeFixture("layers/gemma4-sizes", folder),
   "hybrid-gguf": async (folder) => {

@@ -7,14 +7,14 @@ import type { KvSlot } from "@readme-moe/kernel";
 import { findDraftHead, type Model, openModel, type Precision } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { SafetensorsFile, writeSafetensors } from "../../../packages/model/src/safetensors/safetensors-file.ts";
 import { HeadDrafter } from "../../../packages/engine/src/speculation/head-drafter.ts";
 import type { HeadRunner } from "../../../packages/engine/src/speculation/head-runner.ts";
 import { completeAll } from "../../support/complete.ts";
 import { type BenchModel, CoreBench, eagerDrafter, type Job, outcomesAlone } from "../../support/core-bench.ts";
-import { fixture, golden } from "../../support/fixtures.ts";
+import { golden } from "../../support/fixtures.ts";
 import { writeHybridGguf } from "../../support/gguf/convert-hybrid.ts";
 import { kvFor } from "../../support/greedy.ts";
+import { addNextLayer } from "../../support/next-layer.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { readableFixture } from "../../support/readable-fixture.ts";
 import { expectReadMeError } from "../../support/rejection.ts";
@@ -31,26 +31,10 @@ interface Golden {
 
 const { input_ids: TOKENS, logits: LOGITS, chains: CHAINS } = golden("next-layer") as Golden;
 
-/** Copies the fixture of Qwen 3.5 with its layer in it. @param flattened - a tensor that loses its shape */
+/** Copies the fixture of Qwen 3.5 with its layer in it. @param flattened - as in `addNextLayer` */
 async function withLayer(flattened?: string): Promise<string> {
   const folder = await readableFixture("hybrids/qwen3-5", await temporaryFolder());
-  const files = await Promise.all(
-    [join(fixture("hybrids/qwen3-5"), "model.safetensors"), join(fixture("next-layer"), "mtp.safetensors")].map(
-      (path) => SafetensorsFile.open(path),
-    ),
-  );
-  const tensors = await Promise.all(
-    files.flatMap((file) =>
-      file.names.map(async (name) => {
-        const { type, shape } = file.info(name);
-        const bytes = await file.readBytes(name);
-        const own = name === flattened ? [1, bytes.length / 4] : shape;
-        return { name, type: type as "F32", shape: own, bytes: async () => bytes };
-      }),
-    ),
-  );
-  for (const file of files) await file.close();
-  await writeSafetensors(join(folder, "model.safetensors"), tensors);
+  await addNextLayer(folder, flattened);
   return folder;
 }
 
