@@ -230,14 +230,16 @@ export async function measureModel(
     routes: new Uint16Array(numTokens).fill(expert),
     sequences: samples,
   }));
+  // All routes of a single expert are the same.
+  const chosen: readonly Variant[] = [
+    { id: "oracle_domain", routes: byDomain, onErrors },
+    { id: "free", routes: "free" },
+    ...fixed,
+  ];
   const families = [
-    family(
-      "ours",
-      { id: "ours", routes },
-      { id: "oracle_domain", routes: byDomain, onErrors },
-      { id: "free", routes: "free" },
-      ...fixed,
-    ),
+    numExperts === 1
+      ? family("ours", { id: "ours", routes, onErrors })
+      : family("ours", { id: "ours", routes }, ...chosen),
   ];
   if (options.baselines) {
     families.push(
@@ -252,6 +254,11 @@ export async function measureModel(
     ...shared,
     onLayer: (done) => stages.report("losses", done, 2 * numLayers),
   });
+  if (numExperts === 1) {
+    const ours = first.get("ours") ?? [];
+    const same = ["oracle_domain", "oracle_token", "free"].map((id) => [id, ours] as const);
+    return { losses: new Map([...first, ...same]), expertLosses: [ours], stream, routes, costs };
+  }
   // The best expert of a token is known only when all layers have been measured.
   const best = family("ours", { id: "oracle_token", routes: cheapestExperts(costs, numExperts) });
   const second = await evaluateVariants(model, stream, [best], {
