@@ -130,9 +130,8 @@ export class PrefixCache {
     const keep: KeepTokens = (from, to) => this.#kv.keep(slot, from, to);
     const known = this.#tails.find(prompt, place, end, prompt.cacheSalt);
     const state = known ? undefined : this.#kv.states.keep(slot, end);
-    const isWorth = state !== undefined || (!this.#hasStates && end > place.from);
-    const tail = known ?? (isWorth ? this.#tails.add(prompt, { ...place, end }, keep, state) : undefined);
-    if (!tail) return;
+    if (!known && (this.#hasStates ? !state : end === place.from)) return;
+    const tail = known ?? this.#tails.add(prompt, { ...place, end }, keep, state);
     tail.lastUse = this.#uses;
     if (tail.state) tail.fileKey ??= prompt.files?.end(end);
   }

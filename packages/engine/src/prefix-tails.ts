@@ -105,36 +105,34 @@ export class PrefixTails {
   /** Finds the longest tail with a state that a prompt goes on with as a whole, without its last token. */
   longest(prompt: CacheablePrompt, { parent, from }: TailPlace): PrefixTail | undefined {
     const most = prompt.tokenIds.length - 1 - from;
-    const fits = ({ tokenIds, experts, state, salt, pins }: PrefixTail): boolean =>
-      state !== undefined &&
-      tokenIds.length <= most &&
-      (pins > 0 || salt === prompt.cacheSalt) &&
-      tokenIds.every((id, at) => prompt.tokenIds[from + at] === id && prompt.experts[from + at] === experts[at]);
-    const fitting = (this.#tails.get(parent) ?? []).filter(fits);
+    const fitting = this.#readable(prompt, parent).filter(
+      (tail) =>
+        tail.state !== undefined && tail.tokenIds.length <= most && numSame(tail, prompt) === tail.tokenIds.length,
+    );
     return fitting.toSorted((a, b) => b.tokenIds.length - a.tokenIds.length)[0];
   }
 
   /** Finds the tail with the most pages that a prompt goes on with, without its last token. */
   match(prompt: CacheablePrompt, { parent, from }: TailPlace): TailMatch {
     const most = Math.floor((prompt.tokenIds.length - 1 - from) / KV_PAGE_TOKENS);
-    const readable = (this.#tails.get(parent) ?? []).filter(({ pins, salt }) => pins > 0 || salt === prompt.cacheSalt);
-    const matches = readable.map((tail): TailMatch => {
-      const { pages, tokenIds, experts } = tail;
-      const differs = tokenIds.findIndex(
-        (id, at) => prompt.tokenIds[from + at] !== id || prompt.experts[from + at] !== experts[at],
-      );
-      const same = differs < 0 ? tokenIds.length : differs;
-      return { tail, pages: pages.slice(0, Math.max(0, Math.min(most, Math.floor(same / KV_PAGE_TOKENS)))) };
+    const matches = this.#readable(prompt, parent).map((tail): TailMatch => {
+      const same = Math.floor(numSame(tail, prompt) / KV_PAGE_TOKENS);
+      return { tail, pages: tail.pages.slice(0, Math.max(0, Math.min(most, same))) };
     });
     return matches.reduce((best, one) => (one.pages.length > best.pages.length ? one : best), { pages: [] });
   }
 
   /** Finds the tail of a salt that ends at position `end` of a prompt. */
   find(prompt: RoutedTokens, { parent, from }: TailPlace, end: number, salt?: string): PrefixTail | undefined {
-    const isSame = ({ tokenIds, experts }: PrefixTail): boolean =>
-      tokenIds.length === end - from &&
-      tokenIds.every((id, at) => prompt.tokenIds[from + at] === id && prompt.experts[from + at] === experts[at]);
-    return this.#tails.get(parent)?.find((one) => one.salt === salt && isSame(one));
+    const length = end - from;
+    return this.#tails
+      .get(parent)
+      ?.find((one) => one.salt === salt && one.tokenIds.length === length && numSame(one, prompt) === length);
+  }
+
+  /** Lists the tails behind a chunk that a prompt may read. */
+  #readable({ cacheSalt }: CacheablePrompt, parent: number): readonly PrefixTail[] {
+    return (this.#tails.get(parent) ?? []).filter(({ pins, salt }) => pins > 0 || salt === cacheSalt);
   }
 
   /** Adds positions `[from, end)` of a prompt, page by page: other prompts may go on with the first of them only. */
@@ -181,6 +179,14 @@ export class PrefixTails {
   forget(expert: number): void {
     for (const tail of this.#all) if (tail.experts.includes(expert)) this.drop(tail);
   }
+}
+
+/** Counts the first tokens of a tail that are a prompt's own. */
+function numSame({ from, tokenIds, experts }: PrefixTail, prompt: RoutedTokens): number {
+  const differs = tokenIds.findIndex(
+    (id, at) => prompt.tokenIds[from + at] !== id || prompt.experts[from + at] !== experts[at],
+  );
+  return differs < 0 ? tokenIds.length : differs;
 }
 
 export function bytesOf({ pages, state }: Pick<CachedPart, "pages" | "state">): number {

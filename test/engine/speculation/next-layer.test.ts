@@ -71,6 +71,7 @@ async function opened(path: string, precision: Precision, kernel: "native" | "wa
   const head = await runner.openHead(found, options);
   onTestFinished(async () => {
     await head.close();
+    await router.dispose();
     await runner.dispose();
     await model.close();
   });
@@ -152,8 +153,8 @@ test.each([
     return { id: `job-${seed}`, promptIds, params: { maxTokens: 40, temperature, seed, ignoreEos: true, logprobs: 2 } };
   });
   const path = await withLayer();
-  const { tokenizer } = await (await openModel(path)).loadText();
   await using alone = await runningModel(path, undefined, "fp32", await temporaryFolder());
+  const { tokenizer } = await alone.model.loadText();
   const expected = await outcomesAlone(jobs, alone, tokenizer);
   const { head, running } = await opened(path, "fp32");
   let nowMs = 0;

@@ -82,7 +82,7 @@ function nextLayerHead({
 }: Pick<Model, "path" | "config" | "weights" | "fingerprint">): DraftHead | undefined {
   // The kernel puts an embedding and a state side by side in whole panels.
   if (!next || config.hiddenSize % 64 !== 0) return undefined;
-  const tokenIds = Int32Array.from({ length: Math.min(config.vocabSize, OWN_OUTPUTS) }, (_, id) => id);
+  const tokenIds = new Int32Array(Math.min(config.vocabSize, OWN_OUTPUTS)).map((_, id) => id);
   return {
     path,
     layers: [config.numLayers],
@@ -149,7 +149,7 @@ function parseLayers(json: Fields, { numLayers }: ModelConfig): readonly number[
 /** Reads the token of each output, which is stored as a distance from the output's index. */
 async function readTokenIds(store: SafetensorsFile, numOutputs: number, vocabSize: number): Promise<Int32Array> {
   if (!store.has("d2t")) {
-    if (numOutputs === vocabSize) return Int32Array.from({ length: vocabSize }, (_, id) => id);
+    if (numOutputs === vocabSize) return new Int32Array(vocabSize).map((_, id) => id);
     throw invalid(store.path, "has no tensor d2t, the tokens of its outputs");
   }
   tensorRef(store, "d2t", [numOutputs]);

@@ -223,10 +223,9 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
 function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "kind" | "experts" | "weights"> {
   if (ENCODER_TYPES.includes(config.modelType)) return { kind: "pooling", ...locateEncoder(store, config) };
   const { mixture, pooling } = config;
-  if (mixture) return { kind: pooling ? "pooling" : "mixture", ...locateMixture(store, config, mixture) };
-  const { weights, ...located } = locateDense(store, config);
-  if (pooling) return { kind: "pooling", weights, ...located };
-  return { kind: "dense", weights: { ...weights, next: locateNext(store, config) }, ...located };
+  const { experts, weights } = mixture ? locateMixture(store, config, mixture) : locateDense(store, config);
+  const kind = pooling ? "pooling" : mixture ? "mixture" : "dense";
+  return { kind, experts, weights: kind === "dense" ? { ...weights, next: locateNext(store, config) } : weights };
 }
 
 function filesOf(store: SafetensorsFile | ShardedSafetensors): readonly string[] {

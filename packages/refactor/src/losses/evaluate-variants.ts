@@ -231,15 +231,15 @@ export async function measureModel(
     sequences: samples,
   }));
   // All routes of a single expert are the same.
+  const isSingle = numExperts === 1;
+  const numWalks = isSingle ? 1 : 2;
   const chosen: readonly Variant[] = [
     { id: "oracle_domain", routes: byDomain, onErrors },
     { id: "free", routes: "free" },
     ...fixed,
   ];
   const families = [
-    numExperts === 1
-      ? family("ours", { id: "ours", routes, onErrors })
-      : family("ours", { id: "ours", routes }, ...chosen),
+    isSingle ? family("ours", { id: "ours", routes, onErrors }) : family("ours", { id: "ours", routes }, ...chosen),
   ];
   if (options.baselines) {
     families.push(
@@ -252,9 +252,9 @@ export async function measureModel(
   const shared = { threads: run.threads, signal: run.signal, errorShare: errorShareOf(options) };
   const first = await evaluateVariants(model, stream, families, {
     ...shared,
-    onLayer: (done) => stages.report("losses", done, 2 * numLayers),
+    onLayer: (done) => stages.report("losses", done, numWalks * numLayers),
   });
-  if (numExperts === 1) {
+  if (isSingle) {
     const ours = first.get("ours") ?? [];
     const same = ["oracle_domain", "oracle_token", "free"].map((id) => [id, ours] as const);
     return { losses: new Map([...first, ...same]), expertLosses: [ours], stream, routes, costs };
@@ -264,7 +264,7 @@ export async function measureModel(
   const second = await evaluateVariants(model, stream, [best], {
     ...shared,
     withDense: false,
-    onLayer: (done) => stages.report("losses", numLayers + done, 2 * numLayers),
+    onLayer: (done) => stages.report("losses", numLayers + done, numWalks * numLayers),
   });
   const losses = new Map([...first, ...second]);
   const expertLosses = fixed.map(({ id }) => losses.get(id) ?? []);
