@@ -22,6 +22,7 @@ export const KINDS = [
   "layers",
   "delta",
   "space",
+  "latent",
   "hybrid-gguf",
   "read-me",
   "pooling",
@@ -80,6 +81,7 @@ const WRITERS: Readonly<Record<Kind, (folder: string, dense: string) => Promise<
     await addNextLayer(folder);
   },
   space: (folder) => writeFixture("hybrids/granite4-h", folder),
+  latent: (folder) => writeFixture("latent/deepseek-v2-low", folder),
   layers: (folder) => writeFixture("layers/gemma4-sizes", folder),
   "hybrid-gguf": async (folder) => {
     await mkdir(folder, { recursive: true });

@@ -34,6 +34,7 @@ const WEIGHTS: Readonly<Record<Kind, number>> = {
   convolution: 5,
   layers: 5,
   delta: 5,
+  latent: 5,
   space: 5,
   "hybrid-gguf": 5,
   "read-me": 8,

@@ -157,6 +157,7 @@ const USES: Readonly<Record<Kind, (use: Use) => Promise<void>>> = {
   convolution: useModel,
   layers: useModel,
   delta: useModel,
+  latent: useModel,
   space: useModel,
   "hybrid-gguf": (use) => useModel(use, "/model.gguf"),
   "read-me": useModel,

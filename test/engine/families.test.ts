@@ -1,4 +1,4 @@
-// Every family against PyTorch's numbers: test/fixtures/families, mixtures and hybrids, made with transformers in float32.
+// Every family against PyTorch's numbers: test/fixtures/families, mixtures, hybrids and more, made with transformers in float32.
 
 import { readFileSync } from "node:fs";
 import { cp, readdir, readFile, stat, writeFile } from "node:fs/promises";
@@ -36,6 +36,7 @@ const BOUNDS = {
   mixtures: { int8: 0.7, int4: 1.1 },
   hybrids: { int8: 0.7, int4: 1.1 },
   sinks: { int8: 0.7, int4: 1.1 },
+  latent: { int8: 0.7, int4: 1.1 },
   // Weights are rounded without statistics of their inputs.
   layers: { int8: 0.2, int4: 0.7 },
 } as const;
@@ -79,7 +80,7 @@ describe.each(KINDS.flatMap(fixtureNames))("%s", (name) => {
     skip(/qwen3-next|mxfp4/.test(name), "of families without GGUF files: Qwen3-Next is not read, MXFP4 is not written");
     await using folder = await runningModel(await inGgufTerms(name));
     const path = join(await temporaryFolder(), "model.gguf");
-    if (kind === "hybrids" || kind === "sinks" || kind === "layers") await writeHybridGguf(fixture(name), path);
+    if (["hybrids", "sinks", "layers", "latent"].includes(kind)) await writeHybridGguf(fixture(name), path);
     else await writeModelGguf(folder.model, path, "F32");
     await using file = await runningModel(path, undefined, "fp32", await temporaryFolder());
     // GGUF files of Mistral do not name its window, which is beyond the first prompts.

@@ -102,8 +102,8 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
   });
 });
 
-/** Models whose sequences have states, and such whose layers have pages of several sizes. */
-const SEVERAL = [...fixtureNames("hybrids"), ...fixtureNames("layers")];
+/** Models whose sequences have states, such whose layers have pages of several sizes, and such with one latent key. */
+const SEVERAL = ["hybrids", "layers", "latent"].flatMap(fixtureNames);
 
 describe.each(SEVERAL)("%s", (name) => {
   const hasStates = name.startsWith("hybrids");
@@ -173,7 +173,9 @@ describe.each(SEVERAL)("%s", (name) => {
   });
 });
 
-test.each(["hybrids/lfm2-moe", "hybrids/qwen3-next", "hybrids/granite4-h", "sinks/gpt-oss-mxfp4"])(
+const MIXTURES = ["hybrids/lfm2-moe", "hybrids/qwen3-next", "hybrids/granite4-h", "sinks/gpt-oss-mxfp4"];
+
+test.each([...MIXTURES, "latent/deepseek-v2-lite"])(
   "%s gives the same tokens within a budget of experts",
   async (name) => {
     const random = seededRandom(11);

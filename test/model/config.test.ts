@@ -233,7 +233,6 @@ describe("unsupported fields are refused by name", () => {
     [{ attn_logit_softcapping: 50 }, /`attn_logit_softcapping` .*50/],
     [{ final_logit_softcapping: 30 }, /`final_logit_softcapping` .*30/],
     [{ model_type: "gemma3_text", hidden_activation: "gelu" }, /`hidden_activation`.*gelu/],
-    [{ model_type: "gemma4_text", enable_moe_block: true }, /`enable_moe_block`/],
     [{ model_type: "gemma4_text", use_bidirectional_attention: "all" }, /`use_bidirectional_attention`.*all/],
     [{ model_type: "gemma4_text", hidden_size_per_layer_input: 24 }, /`hidden_size_per_layer_input`.*24/],
     [{ rope_parameters: { full_attention: { rope_type: "default" } } }, /`rope_parameters`.*same in all layers/],

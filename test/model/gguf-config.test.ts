@@ -190,13 +190,48 @@ test.each([
   ["olmoe", { expert_shared_feed_forward_length: 16 }, "`expert_shared_feed_forward_length` `16`"],
   ["qwen3moe", { expert_gating_func: 2 }, "`expert_gating_func` `2`"],
   ["olmoe", { leading_dense_block_count: 1 }, "`leading_dense_block_count` `1`"],
-  ["deepseek2", {}, "`deepseek2`, a mixture with latent attention"],
+  ["deepseek2", { expert_group_count: 8 }, "`expert_group_count` `8`"],
+  ["deepseek", {}, "`deepseek`, a mixture whose first layers are dense"],
 ] as const)("a mixture of %s with %o is refused", async (architecture, more, message) => {
   await expectReadMeError(
     configOf(architecture, ...mixtureEntries(architecture, more)),
     "ERR_MODEL_UNSUPPORTED",
     message,
   );
+});
+
+const latentEntries = (keys: Readonly<Record<string, number>>): readonly Buffer[] =>
+  Object.entries({ "attention.kv_lora_rank": 512, "rope.dimension_count": 64, ...keys }).map(([key, size]) =>
+    u32Entry(`deepseek2.${key}`, size),
+  );
+
+test("reads latent attention of files with products of heads in stacks, and of older ones", async () => {
+  const mixture = mixtureEntries("deepseek2", { expert_shared_count: 2, leading_dense_block_count: 1 });
+  const older = latentEntries({ "attention.key_length": 192, "attention.value_length": 128 });
+  const newer = latentEntries({
+    "attention.key_length": 576,
+    "attention.value_length": 512,
+    "attention.key_length_mla": 192,
+    "attention.value_length_mla": 128,
+    "attention.q_lora_rank": 768,
+    expert_gating_func: 2,
+  });
+  const latent = { latentSize: 512, plainSize: 128, valueSize: 128 };
+  expect(await configOf("deepseek2", ...mixture, ...older)).toMatchObject({
+    modelType: "deepseek_v2",
+    latent: { ...latent, queryRank: undefined },
+    mixture: { sharedSize: 8, sigmoids: undefined },
+  });
+  const { layers, ...config } = await configOf("deepseek2", ...mixture, ...newer);
+  expect(config).toMatchObject({
+    modelType: "deepseek_v3",
+    latent: { ...latent, queryRank: 768 },
+    numKvHeads: 1,
+    headSize: 576,
+    rotatedSize: 64,
+    mixture: { sigmoids: { hasBiases: true } },
+  });
+  expect(layers.map(({ isMixture }) => isMixture)).toEqual(layers.map((_, index) => index > 0));
 });
 
 test("keys without an effect on mixtures are read over", async () => {

@@ -89,6 +89,8 @@ test("an exported config reads as the same mixture", () => {
 });
 
 /** Fields of a model whose layers have recurrences, all but one. */
+const LATENT = { n_routed_experts: 6, num_experts_per_tok: 2, moe_intermediate_size: 16 };
+
 const HYBRID = {
   shared_intermediate_size: 64,
   moe_intermediate_size: 64,
@@ -142,7 +144,11 @@ describe("refuses", () => {
     ["lfm2_moe", { ...HYBRID, conv_L_cache: 9 }, "ERR_MODEL_UNSUPPORTED", "up to 8"],
     ["gpt_oss", { swiglu_limit: 6 }, "ERR_MODEL_UNSUPPORTED", "`swiglu_limit` `6`"],
     ["qwen2_moe", {}, "ERR_MODEL_INVALID", "`moe_intermediate_size`"],
-    ["deepseek_v3", {}, "ERR_MODEL_UNSUPPORTED", '`"deepseek_v3"` (string), a mixture with latent attention'],
+    ["deepseek_v2", LATENT, "ERR_MODEL_INVALID", "`kv_lora_rank`"],
+    ["deepseek_v2", { ...LATENT, kv_lora_rank: 500 }, "ERR_MODEL_UNSUPPORTED", "multiples of 16"],
+    ["deepseek_v2", { ...LATENT, n_group: 8 }, "ERR_MODEL_UNSUPPORTED", "`n_group` `8`"],
+    ["deepseek_v3", { ...LATENT, rope_interleave: false }, "ERR_MODEL_UNSUPPORTED", "`rope_interleave`"],
+    ["llama4", {}, "ERR_MODEL_UNSUPPORTED", '`"llama4"` (string), a mixture with attention in chunks'],
   ] as const)("%s with %o", (modelType, changes, code, message) => {
     expect(() => parse(modelType, changes)).toThrow(
       expect.objectContaining({ code, message: expect.stringContaining(message) as string }) as Error,

@@ -76,8 +76,8 @@ async function compareGguf(folder: string, cases: readonly GoldenCase[]): Promis
   const path = join(cacheFolder, "model.gguf");
   const model = await openModel(folder);
   try {
-    const { recurrence, hasSinks, normsValues } = model.config;
-    if (recurrence || hasSinks || normsValues) await writeHybridGguf(folder, path);
+    const { recurrence, hasSinks, normsValues, latent } = model.config;
+    if (recurrence || hasSinks || normsValues || latent) await writeHybridGguf(folder, path);
     else await writeModelGguf(model, path, "F32");
   } finally {
     await model.close();

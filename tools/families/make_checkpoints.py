@@ -50,6 +50,7 @@ def longrope(pairs, **more):
 # Phi-3's heads have hidden_size / heads dimensions.
 PHI = {**ODD, "hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 3}
 GEMMA4 = dict(global_head_dim=72, sliding_window=50, vocab_size_per_layer_input=131)
+GEMMA4_EXPERTS = dict(enable_moe_block=True, num_experts=7, top_k_experts=3, moe_intermediate_size=72)
 CAPS = dict(attn_logit_softcapping=5.0, final_logit_softcapping=20.0)
 LFM = dict(hidden_size=240, num_attention_heads=3, norm_eps=1e-5)
 DELTA = dict(
@@ -58,6 +59,12 @@ DELTA = dict(
     rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5),
 )
 MIXTURE = dict(num_local_experts=5, num_experts_per_tok=2)
+# The context is stretched, queries are of a low rank, and two layers of an expert's width are all tokens'.
+LATENT = dict(
+    num_key_value_heads=6, kv_lora_rank=48, q_lora_rank=44, qk_rope_head_dim=20, qk_nope_head_dim=28, v_head_dim=32,
+    n_routed_experts=7, num_experts_per_tok=3, moe_intermediate_size=72, n_shared_experts=2, first_k_dense_replace=1,
+    routed_scaling_factor=1.5, head_dim=20, rope_parameters={**YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+)
 SHAPES = {
     "llama-odd": ("llama", {**ODD, **UNTIED}),
     "llama-tied-biases": ("llama", {**ODD, **TIED, "attention_bias": True, "mlp_bias": True}),
@@ -161,6 +168,14 @@ SHAPES = {
         **ODD, **TIED, **GEMMA4, "num_hidden_layers": 3, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True,
         "num_global_key_value_heads": 1, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
     }),
+    "deepseek-v2-odd": ("deepseek_v2", {**ODD, **UNTIED, **LATENT}),
+    "deepseek-v2-queries": ("deepseek_v2", {**ODD, **UNTIED, **LATENT, "q_lora_rank": None, "num_attention_heads": 3, "num_key_value_heads": 3, "kv_lora_rank": 144}),
+    "gemma4-experts-odd": ("gemma4_text", {
+        **ODD, **TIED, **GEMMA4, **GEMMA4_EXPERTS, "num_hidden_layers": 3, "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    }),
+    "deepseek-v3-odd": ("deepseek_v3", {**ODD, **UNTIED, **LATENT, "n_group": 1, "topk_group": 1, "norm_topk_prob": False}),
     "gpt-oss-odd": ("gpt_oss", {
         **ODD, **UNTIED, **MIXTURE, "num_hidden_layers": 4, "intermediate_size": 72, "sliding_window": 33,
         "rope_parameters": {**YARN, "beta_fast": 32.0, "truncate": False},
@@ -198,11 +213,21 @@ SMALL = dict(
 )
 FIXTURES = {
     "gemma2": ("gemma2", {**SMALL, **TIED, **CAPS, "head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 20}),
+    "deepseek-v2-low": ("deepseek_v2", {**SMALL, **UNTIED, **LATENT, "num_key_value_heads": 4, "intermediate_size": 96}),
+    "glm4-moe-lite": ("glm4_moe_lite", {
+        **SMALL, **UNTIED, **LATENT, "num_key_value_heads": 4, "intermediate_size": 96, "num_hidden_layers": 2,
+        "rope_parameters": dict(rope_type="default", rope_theta=1000000.0),
+    }),
     "gemma4-sizes": ("gemma4_text", {
         **SMALL, **TIED, **GEMMA4, "vocab_size_per_layer_input": 128, "head_dim": 20, "global_head_dim": 36,
         "num_hidden_layers": 6, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16, "sliding_window": 24,
         "use_double_wide_mlp": True, "final_logit_softcapping": 30.0, "intermediate_size": 96,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    }),
+    "gemma4-experts": ("gemma4_text", {
+        **SMALL, **TIED, **GEMMA4, **GEMMA4_EXPERTS, "vocab_size_per_layer_input": 128, "head_dim": 20, "global_head_dim": 36,
+        "hidden_size_per_layer_input": 16, "sliding_window": 24, "intermediate_size": 96,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
     }),
     "phi3-longrope": ("phi3", {
         **SMALL, **TIED, "original_max_position_embeddings": 160, "sliding_window": 100,
@@ -229,6 +254,8 @@ def fill(model, name):
         for key, buffer in model.named_buffers():
             if key.endswith("layer_scalar"):
                 buffer.copy_(1 + 0.2 * torch.randn(buffer.shape, generator=random))
+            if key.endswith("e_score_correction_bias"):
+                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=random))
 
 
 def chosen_once(config, is_long):

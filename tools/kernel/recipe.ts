@@ -23,6 +23,7 @@ export const SOURCES = {
     "results",
     "feed_forward",
     "group",
+    "latent",
     "mixture",
     "multiply",
     "observe",

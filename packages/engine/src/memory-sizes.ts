@@ -4,6 +4,7 @@ import {
   describeModel,
   describeRouter,
   expertUnits,
+  headProductsOf,
   kvBytesPerToken,
   type KvPrecision,
   type LayerDescription,
@@ -144,14 +145,17 @@ function sizesOf(...ffns: readonly (LayerDescription["shared"] | undefined)[]): 
 function mixingOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
   const { query, key, value, outputGate, recurrence, attentionOutput } = layer;
   const { convolution, rates, strength, decay, outputNorm } = recurrence ?? {};
-  return [query, key, value, outputGate, convolution, rates, strength, decay, outputNorm, attentionOutput];
+  const ofHeads = [...headProductsOf(layer), layer.latent?.queryLow];
+  return [...ofHeads, query, key, value, outputGate, convolution, rates, strength, decay, outputNorm, attentionOutput];
 }
 
 function smallOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
   const { input, streamScale } = layer;
   const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm, input?.outputNorm, streamScale];
-  const norms = [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, ...outputNorms];
-  return [...norms, layer.mixture?.router, input?.gate, input?.output];
+  const { router, expertScales, norms } = layer.mixture ?? {};
+  const ofMixture = [norms?.inputNorm, norms?.sharedOutputNorm, norms?.outputNorm, router, expertScales];
+  const inner = [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, layer.latent?.queryLowNorm];
+  return [...inner, ...outputNorms, ...ofMixture, input?.gate, input?.output];
 }
 
 /**

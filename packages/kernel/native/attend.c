@@ -3,8 +3,7 @@
 #include "memory.h"
 #include "pieces.h"
 
-/** Rotates pairs `(i, i + half)` of a head by the angles of its position. */
-static void rotate(const Kernel *kernel, int32_t set, int32_t position, float *head) {
+void rotate(const Kernel *kernel, int32_t set, int32_t position, float *head) {
   if (set < 0) return;
   int half = kernel->rotaries[set].size / 2;
   const float *cosines = kernel->rotaries[set].angles + (size_t)position * 2 * (size_t)half, *sines = cosines + half;
@@ -38,7 +37,7 @@ static void norm_all_heads(const Kernel *kernel, const Layer *layer, float *proj
   if (layer->key && layer->keyNorm.scales) kernel->loops->norm(keys, layer->keyNorm, epsilon, layer->key->numOut, layer->key->numPanels * PANEL, keys);
 }
 
-static HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead) {
+HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead) {
   const Pages *pages = kernel->step->pages;
   const size_t *start = pages->starts + (kernel->model.isEncoder ? 0 : layer->page);
   size_t pageBytes = start[1] - start[0];
@@ -98,6 +97,10 @@ static float *row_queries(const Kernel *kernel, const Layer *layer, int row) {
 
 void place_rows(Kernel *kernel, Member *member, const Layer *layer) {
   const LayerDescription *d = &layer->description;
+  if (layer->heads) {
+    place_latent(kernel, member, layer);
+    return;
+  }
   size_t queriesOfKey = (size_t)(d->numHeads / d->numKvHeads * layer->paddedHead);
   Cursor at = {kernel->step->sequences, 0};
   EACH_ROW(member, row, kernel->step->numRows) {
@@ -161,14 +164,16 @@ static void gate_outputs(const Kernel *kernel, const Layer *layer, int row, int 
 /** Joins a row's tiles, and writes the outputs of the query heads of one key head. */
 static void join_row(Kernel *kernel, const Layer *layer, const Piece *piece, int row, int kvHead, float *results, size_t tileStride, int numTiles) {
   const LayerDescription *d = &layer->description;
-  int perKey = d->numHeads / d->numKvHeads, from = kvHead * perKey * d->headSize, out = piece->out + row;
+  int perKey = d->numHeads / d->numKvHeads, columns = layer->outputColumns, from = kvHead * perKey * columns, out = piece->out + row;
+  int size = d->headSize - layer->skippedOutputs;
   float *outputs = kernel->attended.floats + (size_t)out * kernel->attended.width;
   for (int h = 0; h < perKey; h++, results += floats_of_tile(layer)) {
     kernel->loops->join_tiles(results, tileStride, numTiles, layer->paddedHead, layer->sinks ? layer->sinks + kvHead * perKey + h : NULL);
-    memcpy(outputs + from + h * d->headSize, results, (size_t)d->headSize * 4);
+    memcpy(outputs + from + h * columns, results + layer->skippedOutputs, (size_t)size * 4);
+    if (size < columns) memset(outputs + from + h * columns + size, 0, (size_t)(columns - size) * 4);
   }
-  gate_outputs(kernel, layer, piece->row + row, from, from + perKey * d->headSize, outputs);
-  if (kernel->rounds && layer->roundsHeads) kernel->loops->round_row(&kernel->attended, out, from, from + perKey * d->headSize);
+  gate_outputs(kernel, layer, piece->row + row, from, from + perKey * columns, outputs);
+  if (kernel->rounds && layer->roundsHeads) kernel->loops->round_row(&kernel->attended, out, from, from + perKey * columns);
 }
 
 /** Place of the numbers of a piece's first tile in a key head, and the distance to the next tile's. */
@@ -254,13 +259,14 @@ void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows
   const Step *step = kernel->step;
   int isPartial = numRows < step->numRows;
   // Sequences of one row need no other keys of this step, so the attending task also prepares the queries.
-  int placesToo = step->numRows == step->numSequences && !layer->description.normsAllHeads && !isPartial;
+  int placesToo = step->numRows == step->numSequences && !layer->description.normsAllHeads && !isPartial && !layer->heads;
   if (!placesToo) {
     place_rows(kernel, member, layer);
     team_next_phase(member);
   }
   attend_pieces(kernel, member, layer, isPartial, placesToo);
-  if (kernel->rounds && !layer->roundsHeads) finish_attended(kernel, member, layer, numRows);
+  if (layer->heads) leave_latent(kernel, member, layer, numRows);
+  else if (kernel->rounds && !layer->roundsHeads) finish_attended(kernel, member, layer, numRows);
 }
 
 void finish_attended(Kernel *kernel, Member *member, const Layer *layer, int numRows) {

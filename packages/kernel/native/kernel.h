@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 10 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 11 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -98,7 +98,7 @@ typedef struct {
   int32_t numRouted, expertsPerToken, normalizesWeights;
   /**
    * With a table of one row, biases by expert: a row's weights are sigmoids of its logits, and sigmoids with biases choose
-   * its experts. Else the weights are a softmax, and `routedScale` is 1. Weights are multiplied by that at last.
+   * its experts. Else the weights are a softmax. They are multiplied by `routedScale` at last.
    */
   int32_t routerBias;
   float routedScale;
@@ -127,6 +127,20 @@ typedef struct {
   int32_t inputGate, inputOutput, inputOutputNorm;
   /** Factors of the stream behind the layer, a table of one row. */
   int32_t streamScale;
+  /**
+   * First of `[2 * numHeads]` products of latent attention, which has one key head and no `value`: of each head the product
+   * of its queries' first part, whose outputs take that part's place in front of the key's latent rows; then that of its
+   * outputs, which are latent rows. Keys are latent rows, normed, then `rotarySize` numbers; queries are `plain` numbers and
+   * as many; what rotates has its pairs side by side.
+   */
+  int32_t firstHead;
+  /** Product in front of `query` and the norm of its outputs, with latent attention. */
+  int32_t queryLow, queryLowNorm;
+  /**
+   * With a router and weights that all rows use: norms of the rows that the router and experts read in place of `ffnNorm`'s,
+   * of the outputs that all rows use, and of those of experts; and factors of experts' weights, a table of one row.
+   */
+  int32_t expertNorm, sharedOutputNorm, expertOutputNorm, expertScales;
 } LayerDescription;
 
 /** A tensor. Offsets are from the file's beginning, in units of 64 bytes; -1 for none. */

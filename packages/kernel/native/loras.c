@@ -16,7 +16,8 @@ static int num_parts(int numIn) { return (numIn + PART_INPUTS - 1) / PART_INPUTS
 static const Tensor *lora_tensor(const Kernel *kernel, int index) {
   if (index == kernel->model.numLayers * LORA_PRODUCTS) return kernel->head;
   const Layer *layer = &kernel->layers[index / LORA_PRODUCTS];
-  const Tensor *const tensors[LORA_PRODUCTS] = {layer->query, layer->key, layer->value, layer->attentionOutput, layer->gate, layer->up, layer->down};
+  // Queries of a low rank are behind another product.
+  const Tensor *const tensors[LORA_PRODUCTS] = {layer->queryLow ? NULL : layer->query, layer->key, layer->value, layer->attentionOutput, layer->gate, layer->up, layer->down};
   return tensors[index % LORA_PRODUCTS];
 }
 

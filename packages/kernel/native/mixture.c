@@ -38,7 +38,7 @@ static void choose(Kernel *kernel, const Layer *layer, int row) {
   float *logits = kernel->routerLogits + (size_t)row * (size_t)kernel->routerWidth;
   float *weights = kernel->choiceWeights + (size_t)row * (size_t)count;
   int32_t *experts = kernel->choices + (size_t)row * (size_t)count;
-  float best[MOST_CHOSEN] = {0}, unsound = 0, sum = 0;
+  float best[MOST_CHOSEN] = {0}, unsound = 0, sum = 0, scale = layer->description.routedScale;
   if (layer->gatesShared) kernel->sharedWeights[row] = sigmoid(kernel, logits[layer->numExperts]);
   const float *sigmoids = logits;
   if (layer->routerBias) logits = biased_sigmoids(kernel, layer, logits, &unsound);
@@ -58,23 +58,31 @@ static void choose(Kernel *kernel, const Layer *layer, int row) {
     float shares[MOST_CHOSEN];
     kernel->loops->exponentials(best, best[0], shares, (count + 15) / 16 * 16);
     for (int32_t i = 0; i < count; i++) sum += shares[i];
-    for (int32_t i = 0; i < count; i++) weights[i] = shares[i] / sum + unsound;
+    for (int32_t i = 0; i < count; i++) weights[i] = shares[i] / sum * scale + unsound;
     return;
   }
   kernel->loops->exponentials(logits, best[0], logits, (layer->numExperts + 15) / 16 * 16);
   for (int32_t e = 0; e < layer->numExperts; e++) sum += logits[e];
   // Logits that are not finite show in every output.
-  for (int32_t i = 0; i < count; i++) weights[i] = logits[experts[i]] / sum + unsound;
+  for (int32_t i = 0; i < count; i++) weights[i] = logits[experts[i]] / sum * scale + unsound;
 }
+
+/** Returns the rows that a layer's router and experts read. */
+static const Rows *expert_inputs(const Kernel *kernel, const Layer *layer) { return layer->expertNorm.scales ? &kernel->expertInputs : &kernel->normed; }
 
 void route_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows) {
   // Rows are multiplied as they are, not rounded.
   Tensor router = *layer->router;
   router.format = FORMAT_ROUTER;
-  multiply(kernel, member, &(LoraRows){.numRows = numRows}, (const Tensor *const[]){&router}, 1, &kernel->normed, kernel->routerLogits,
+  multiply(kernel, member, &(LoraRows){.numRows = numRows}, (const Tensor *const[]){&router}, 1, expert_inputs(kernel, layer), kernel->routerLogits,
            kernel->routerWidth);
   team_next_phase(member);
-  EACH_TASK(member, row, numRows) choose(kernel, layer, row);
+  EACH_TASK(member, row, numRows) {
+    choose(kernel, layer, row);
+    size_t first = (size_t)row * (size_t)layer->description.expertsPerToken;
+    for (int32_t i = 0; layer->expertScales && i < layer->description.expertsPerToken; i++)
+      kernel->choiceWeights[first + (size_t)i] *= layer->expertScales[kernel->choices[first + (size_t)i]];
+  }
   team_next_phase(member);
 }
 
@@ -99,7 +107,7 @@ static void gather(Kernel *kernel, const Layer *layer, int firstRow, int from) {
   int end = least(from + GATHERED_PAIRS, kernel->pairs.numRows), hasFloats = layer->readsFloats || kernel->step->inputSquares;
   for (int place = from; place < end; place++) {
     int row = firstRow + kernel->pairs.rows[place] / layer->description.expertsPerToken;
-    copy_row(&kernel->normed, (size_t)row, &kernel->pairInputs, (size_t)place, hasFloats, layer->readsRounded);
+    copy_row(expert_inputs(kernel, layer), (size_t)row, &kernel->pairInputs, (size_t)place, hasFloats, layer->readsRounded);
   }
 }
 

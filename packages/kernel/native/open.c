@@ -39,6 +39,7 @@ static int read_mixture(Reader *reader, const Kernel *kernel, const LayerDescrip
   if (reader->error) return 0;
   if (layer->router->format != FORMAT_FLOAT) return fail(reader, "the format of a router");
   layer->routerBias = norm_at(reader, kernel, d->routerBias, layer->numExperts).scales;
+  layer->expertScales = norm_at(reader, kernel, d->expertScales, layer->numExperts).scales;
   for (int32_t e = 0; e < layer->numExperts; e++) {
     const Expert *expert = &layer->experts[e];
     layer->readsFloats |= reads_floats(expert->gate.format) || reads_floats(expert->up.format);
@@ -57,8 +58,10 @@ static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
   layer->sinks = norm_at(reader, kernel, d->mixing == MIX_ATTENTION ? d->sinks : -1, d->numHeads).scales;
   layer->outputNorm = norm_at(reader, kernel, d->outputNorm, d->mixing == MIX_DELTA ? d->valueSize : size);
   if (reader->error) return 0;
-  int32_t column = (layer->query->numPanels + (layer->key ? layer->key->numPanels + layer->value->numPanels : 0)) * PANEL;
+  int32_t numPanels = (layer->queryLow ? layer->queryLow : layer->query)->numPanels + (layer->key ? layer->key->numPanels : 0);
+  int32_t column = (numPanels + (layer->value ? layer->value->numPanels : 0)) * PANEL;
   layer->gateColumn = column;
+  if (layer->queryLow) layer->queryColumn = column;
   layer->strengthColumn = layer->gateColumn + (layer->outputGate ? layer->outputGate->numPanels * PANEL : 0);
   layer->decayColumn = layer->strengthColumn + (layer->strength ? layer->strength->numPanels * PANEL : 0);
   if (d->mixing == MIX_ATTENTION) return d->strength != -1 || d->decay != -1 ? fail(reader, "a layer's gates") : 1;
@@ -93,6 +96,28 @@ static int check_shared_keys(Reader *reader, const Kernel *kernel, const LayerDe
   if (from->mixing != MIX_ATTENTION || from->keysOf != -1 || from->numKvHeads != d->numKvHeads || from->headSize != d->headSize)
     return fail(reader, "the layer whose keys are shared");
   return 1;
+}
+
+/** Sizes of latent attention; all are 0 without it. */
+typedef struct {
+  int32_t latent, plain, value;
+} LatentSizes;
+
+/** Reads the products by head of latent attention. */
+static int read_heads(Reader *reader, const Kernel *kernel, const LayerDescription *d, LatentSizes *sizes) {
+  const int32_t first = d->firstHead, numHeads = d->numHeads, latent = d->rotary < 0 ? 0 : d->headSize - d->rotarySize;
+  if (first == -1) return d->queryLow == -1 ? 1 : fail(reader, "queries of a low rank");
+  if (d->mixing != MIX_ATTENTION || d->numKvHeads != 1 || d->keysOf != -1 || latent < 16 || latent % 16 != 0 || d->normsAllHeads || d->value != -1 ||
+      d->queryNorm != -1 || d->valueNorm != -1 || d->outputGate != -1 || d->keyNorm == -1 || kernel->model.isEncoder || first < 0 ||
+      (int64_t)first + 2 * (int64_t)numHeads > kernel->model.numTensors)
+    return fail(reader, "latent attention");
+  *sizes = (LatentSizes){latent, kernel->tensors[first].numIn, kernel->tensors[first + numHeads].numOut};
+  if (sizes->plain > 4096 || sizes->value > 4096 || sizes->value % 16 != 0) return fail(reader, "heads of latent attention");
+  for (int32_t i = first; i < first + numHeads; i++) {
+    weights_at(reader, kernel, i, latent, sizes->plain, 1);
+    weights_at(reader, kernel, i + numHeads, sizes->value, latent, 1);
+  }
+  return reader->error == NULL;
 }
 
 static int check_layer(Reader *reader, Kernel *kernel, const LayerDescription *d) {
@@ -130,24 +155,35 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
   // Queries of attention have as many heads as its outputs, those of a recurrence as its keys.
   int32_t keySize = d->numKvHeads * d->headSize, querySize = d->mixing == MIX_ATTENTION ? d->numHeads * d->headSize : keySize;
   int32_t valueSize = d->mixing == MIX_ATTENTION ? keySize : d->numHeads * d->valueSize, ffnSize = up ? up->numOut : 0;
+  int32_t outputSize = d->numHeads * d->valueSize;
+  LatentSizes sizes = {0};
+  const Tensor *low = tensor_at(reader, kernel, d->queryLow, 0);
+  if (reader->error || !read_heads(reader, kernel, d, &sizes)) return 0;
+  const int32_t isLatent = sizes.latent > 0;
+  if (isLatent) querySize = d->numHeads * (sizes.plain + d->rotarySize), outputSize = d->numHeads * sizes.value;
   *layer = (Layer){
       .description = *d,
       .mixedSize = mixedSize,
       .attentionNorm = norm_at(reader, kernel, d->attentionNorm, hidden),
       .queryNorm = norm_at(reader, kernel, d->queryNorm, d->normsAllHeads ? querySize : d->headSize),
-      .keyNorm = norm_at(reader, kernel, d->keyNorm, d->normsAllHeads ? keySize : d->headSize),
+      .keyNorm = norm_at(reader, kernel, d->keyNorm, isLatent ? sizes.latent : d->normsAllHeads ? keySize : d->headSize),
       .valueNorm = norm_at(reader, kernel, d->mixing == MIX_ATTENTION ? d->valueNorm : -1, d->headSize),
       .attentionOutputNorm = norm_at(reader, kernel, d->attentionOutputNorm, hidden),
       .ffnNorm = norm_at(reader, kernel, d->ffnNorm, hidden),
       .ffnOutputNorm = norm_at(reader, kernel, d->ffnOutputNorm, hidden),
-      .query = weights_at(reader, kernel, d->query, querySize, mixedSize, 1),
+      .expertNorm = norm_at(reader, kernel, d->expertNorm, hidden),
+      .sharedOutputNorm = norm_at(reader, kernel, d->sharedOutputNorm, hidden),
+      .expertOutputNorm = norm_at(reader, kernel, d->expertOutputNorm, hidden),
+      .query = weights_at(reader, kernel, d->query, querySize, low ? low->numOut : mixedSize, 1),
+      .queryLow = low ? weights_at(reader, kernel, d->queryLow, low->numOut, mixedSize, 1) : NULL,
+      .queryLowNorm = norm_at(reader, kernel, d->queryLowNorm, low ? low->numOut : 0),
       .key = weights_at(reader, kernel, d->key, keySize, mixedSize, hasKeys),
-      .value = weights_at(reader, kernel, d->value, valueSize, mixedSize, hasKeys),
+      .value = weights_at(reader, kernel, d->value, valueSize, mixedSize, hasKeys && !isLatent),
       .inputGate = weights_at(reader, kernel, d->inputGate, inputSize, hidden, 0),
       .inputOutput = weights_at(reader, kernel, d->inputOutput, hidden, inputSize, hasInputs),
       .inputOutputNorm = norm_at(reader, kernel, d->inputOutputNorm, hidden),
       .streamScale = norm_at(reader, kernel, d->streamScale, hidden).scales,
-      .attentionOutput = weights_at(reader, kernel, d->attentionOutput, hidden, d->numHeads * d->valueSize, 1),
+      .attentionOutput = weights_at(reader, kernel, d->attentionOutput, hidden, outputSize, 1),
       .gate = up ? weights_at(reader, kernel, d->gate, ffnSize, hidden, 0) : NULL,
       .up = up ? weights_at(reader, kernel, d->up, ffnSize, hidden, 1) : NULL,
       .down = up ? weights_at(reader, kernel, d->down, hidden, ffnSize, 1) : NULL,
@@ -156,9 +192,15 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .sharedWidth = up ? up->numPanels * PANEL : 0,
       .paddedHead = whole(d->headSize, 16),
       .page = d->mixing != MIX_ATTENTION ? 0 : hasKeys ? kernel->numPaged++ : kernel->layers[d->keysOf].page,
-      .roundsHeads = d->mixing == MIX_ATTENTION && d->numHeads / d->numKvHeads * d->headSize % GROUP == 0,
+      .roundsHeads = d->mixing == MIX_ATTENTION && (isLatent || d->numHeads / d->numKvHeads * d->headSize % GROUP == 0),
+      .heads = isLatent ? &kernel->tensors[d->firstHead] : NULL,
+      .latentSize = sizes.latent,
+      .plainSize = sizes.plain,
+      .outputColumns = isLatent ? whole(sizes.latent, GROUP) : d->headSize,
+      .skippedOutputs = isLatent ? d->rotarySize : 0,
   };
   if (reader->error || !read_mixing(reader, kernel, layer)) return 0;
+  if (layer->queryLow && !layer->queryLowNorm.scales) return fail(reader, "queries of a low rank");
   if (d->mixing == MIX_ATTENTION && hasKeys) {
     kernel->paged[layer->page] = layer;
     const LayerDescription *first = &kernel->paged[0]->description;
@@ -166,6 +208,8 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
     if (kernel->model.isEncoder && (d->numKvHeads != first->numKvHeads || d->headSize != first->headSize))
       return fail(reader, "layers whose key heads differ");
   }
+  const int32_t hasOwnRows = d->expertNorm != -1 || d->sharedOutputNorm != -1 || d->expertOutputNorm != -1;
+  if (hasOwnRows && (d->router == -1 || !layer->up)) return fail(reader, "norms of a mixture");
   return d->router == -1 || read_mixture(reader, kernel, d, layer);
 }
 
@@ -242,12 +286,13 @@ static int allocate_buffers(Kernel *kernel) {
   // A row may be wanted several times, so more logits than rows may be computed together.
   uint64_t inputs = rows < LOGIT_ROWS ? LOGIT_ROWS : rows;
   // No memory is empty, also where all experts are those of mixtures.
-  int32_t attendedWidth = 0, gatedWidth = 1, queriesWidth = 1, mostHeads = 0, numExperts = kernel->model.numExperts, hasBoth = 0;
+  int32_t attendedWidth = 0, byHeadWidth = 0, expertWidth = 0, gatedWidth = 1, queriesWidth = 1, mostHeads = 0, numExperts = kernel->model.numExperts, hasBoth = 0;
   kernel->attendMost = ATTEND_MOST;
   for (int l = 0; l < kernel->model.numLayers; l++) {
     Layer *layer = &kernel->layers[l];
     const LayerDescription *d = &layer->description;
     int32_t projected = layer->decayColumn + (layer->decay ? layer->decay->numPanels * PANEL : 0);
+    if (layer->queryLow) projected += layer->query->numPanels * PANEL;
     if (projected > kernel->projectedWidth) kernel->projectedWidth = projected;
     // Gates of inputs take the place of queries.
     int32_t inputs = layer->inputGate ? layer->inputGate->numPanels * PANEL : 0;
@@ -258,7 +303,14 @@ static int allocate_buffers(Kernel *kernel) {
     if (layer->numExperts > numExperts) numExperts = layer->numExperts;
     if (gated > gatedWidth) gatedWidth = gated;
     hasBoth |= layer->up && layer->experts;
+    if (layer->expertNorm.scales) expertWidth = kernel->model.hiddenSize;
     if (d->mixing != MIX_ATTENTION) continue;
+    if (layer->heads) {
+      const int32_t widths[] = {d->numHeads * whole(layer->plainSize, GROUP), layer->attentionOutput->numIn, layer->queryLow ? layer->queryLow->numOut : 0};
+      for (int i = 0; i < 3; i++)
+        if (widths[i] > byHeadWidth) byHeadWidth = widths[i];
+      if (d->numHeads * layer->outputColumns > attendedWidth) attendedWidth = d->numHeads * layer->outputColumns;
+    }
     if (d->numHeads * layer->paddedHead > queriesWidth) queriesWidth = d->numHeads * layer->paddedHead;
     if (layer->paddedHead > kernel->maxPaddedHead) kernel->maxPaddedHead = layer->paddedHead;
     if (d->numHeads > mostHeads) mostHeads = d->numHeads;
@@ -277,7 +329,8 @@ static int allocate_buffers(Kernel *kernel) {
          allocate_recurrences(kernel) && (kernel->queries = allocate_block(kernel, rows * (size_t)queriesWidth, 4)) &&
          allocate_rows(kernel, &kernel->normed, inputs, joins_token(kernel) ? 2 * kernel->model.hiddenSize : kernel->model.hiddenSize) &&
          (!kernel->tokenNorm.scales || (kernel->tokenRows = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4))) &&
-         (!kernel->fusion || allocate_rows(kernel, &kernel->fused, rows, kernel->fusion->numIn)) && allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
+         (!kernel->fusion || allocate_rows(kernel, &kernel->fused, rows, kernel->fusion->numIn)) && allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) &&
+         (expertWidth == 0 || allocate_rows(kernel, &kernel->expertInputs, rows, expertWidth)) && (byHeadWidth == 0 || allocate_rows(kernel, &kernel->byHead, inputs, byHeadWidth)) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
          (kernel->active = allocate_block(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all, rows) &&
          allocate_groups(kernel, &kernel->wanted, rows) && allocate_loras(kernel) && allocate_mixtures(kernel) &&
          (!options->streamsExperts || (kernel->filed = allocate_block(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&

@@ -40,11 +40,13 @@ void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out);
 void look_up_inputs(const Kernel *kernel, int32_t token, float *inputs);
 /** Adds row `row` of a block's outputs to a row of the stream, normed first if the model has such a norm. */
 void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float scale);
-/** Adds the outputs of the shared part and of the expert for one row. */
+/** Adds the outputs of the shared part and of the expert, or experts, for one row, both normed first if the layer does. */
 void join_updates(Kernel *kernel, const Layer *layer, int row);
 /** Norms a row of the stream into row `row` of the next product's inputs; in the stream itself too when `replaces`. */
 void norm_row(Kernel *kernel, int streamRow, int row, Norm norm, int replaces);
 
+/** Does so into row `row` of `into`, without a change of the stream. */
+void norm_into(Kernel *kernel, const Rows *into, int streamRow, int row, Norm norm);
 /** Norms the token's embedding and, behind it, row `row` of the stream into row `row` of `into`. */
 void norm_with_token(Kernel *kernel, Rows *into, int row, Norm norm);
 
@@ -109,6 +111,14 @@ static inline int rows_of_pairs(int expertsPerToken) { return MOST_PAIRS < exper
 void route_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows);
 /** Runs the chosen experts and adds up their outputs into `feed.out`, `rows_of_pairs` rows at a time. */
 void feed_mixture(Kernel *kernel, Member *member, const Feed *feed);
+/** Rotates pairs `(i, i + half)` of a head by the angles of its position, if the set is one. */
+void rotate(const Kernel *kernel, int32_t set, int32_t position, float *head);
+/** Finds the keys and values of a key head. */
+HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead);
+/** Runs the phases that `place_rows` is with latent attention. */
+void place_latent(Kernel *kernel, Member *member, const Layer *layer);
+/** Ends a phase, and runs those that make inputs of the last product from latent outputs. */
+void leave_latent(Kernel *kernel, Member *member, const Layer *layer, int numRows);
 /** Runs a phase that stores keys and values of all rows, and prepares their queries. */
 void place_rows(Kernel *kernel, Member *member, const Layer *layer);
 /** Number of floats that a thread needs to attend. */

@@ -19,6 +19,8 @@ typedef struct {
 typedef struct {
   LayerDescription description;
   Norm attentionNorm, queryNorm, keyNorm, valueNorm, attentionOutputNorm, ffnNorm, ffnOutputNorm, outputNorm, inputOutputNorm;
+  /** See `LayerDescription`. */
+  Norm expertNorm, sharedOutputNorm, expertOutputNorm;
   /** Factors of the stream behind the layer; NULL for none. */
   const float *streamScale;
   /** Number of inputs of attention; place among the layers whose stream is kept, from 1 on, or 0. */
@@ -38,12 +40,18 @@ typedef struct {
   /** Number of columns of gated rows that `down` reads; an expert's columns follow. */
   int32_t sharedWidth;
   int32_t paddedHead;
+  /** Products of latent attention by head, or NULL; sizes of latent rows and of the part of a query that does not rotate. */
+  const Tensor *heads, *queryLow;
+  Norm queryLowNorm;
+  int32_t latentSize, plainSize;
+  /** First column of queries in `projected`; number of columns of a head in `attended`, and of its numbers that are left out. */
+  int32_t queryColumn, outputColumns, skippedOutputs;
   /** Place among the layers whose keys and values are kept; of a recurrence the offset of its part of a state. */
   int32_t page;
   size_t state;
   /** See `LayerDescription`; NULL for none. */
   const Tensor *convolution, *rates, *outputGate, *strength, *decay;
-  const float *routerBias, *sinks;
+  const float *routerBias, *expertScales, *sinks;
   /** Columns of `projected` that are convolved, or multiplied and convolved, and the first columns of products behind them. */
   int32_t convolvedWidth, gateColumn, strengthColumn, decayColumn;
   /** Whether a key head's outputs are whole groups, so that the attending thread rounds them at once. */
@@ -131,6 +139,10 @@ struct Kernel {
   float *queries;
   /** Inputs of products: normed rows, attention's outputs, gated rows. Rows of an FFN are in its groups' order. */
   Rows normed, attended, gated;
+  /** Inputs of routers and experts in layers with a norm of these. */
+  Rows expertInputs;
+  /** With latent attention: inputs of products by head, then of the product of attention's outputs. */
+  Rows byHead;
   /** Per thread: gates and values of a tile of an FFN; memory for attention, `attend_floats`. */
   float *gates, *attendRooms;
   /** Largest padded head, and number of queries that attend in one call. */
@@ -202,7 +214,7 @@ enum { MIXED_PRODUCTS = 6 };
 
 /** Lists the products whose inputs are those of attention, as they lie in `projected`. @returns their number */
 static inline int mixed_products(const Layer *layer, const Tensor *products[MIXED_PRODUCTS]) {
-  const Tensor *all[] = {layer->query, layer->key, layer->value, layer->outputGate, layer->strength, layer->decay};
+  const Tensor *all[] = {layer->queryLow ? layer->queryLow : layer->query, layer->key, layer->value, layer->outputGate, layer->strength, layer->decay};
   int count = 0;
   for (int i = 0; i < MIXED_PRODUCTS; i++)
     if (all[i]) products[count++] = all[i];

@@ -116,14 +116,16 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   else place_rows(kernel, member, layer);
   team_next_phase(member);
   if (numRows == 0) return;
-  observe(kernel, member, &kernel->attended, 0, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
+  const Rows *attended = layer->heads ? &kernel->byHead : &kernel->attended;
+  observe(kernel, member, attended, 0, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
   loraRows = (LoraRows){numRows, isLast ? kernel->activeLoras : kernel->rowLoras, firstProduct + LORA_ATTENTION_OUTPUT, 1, 0};
-  loraRows = lower_rows(kernel, member, loraRows, &kernel->attended, layer->attentionOutput->numIn);
-  multiply(kernel, member, &loraRows, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
+  loraRows = lower_rows(kernel, member, loraRows, attended, layer->attentionOutput->numIn);
+  multiply(kernel, member, &loraRows, &layer->attentionOutput, 1, attended, kernel->update, kernel->hiddenWidth);
   team_next_phase(member);
   EACH_ROW(member, place, numRows) {
     int row = groups->rows[place], streamRow = isLast ? kernel->active[row] : row;
     add_update(kernel, streamRow, row, layer->attentionOutputNorm, layer->description.residualScale);
+    if (layer->expertNorm.scales) norm_into(kernel, &kernel->expertInputs, streamRow, place, layer->expertNorm);
     norm_row(kernel, streamRow, place, layer->ffnNorm, normsStream & NORMS_AT_FFN);
   }
   team_next_phase(member);

@@ -118,18 +118,27 @@ void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float s
 
 void join_updates(Kernel *kernel, const Layer *layer, int row) {
   if (!layer->up || !layer->experts) return;
-  size_t at = (size_t)row * kernel->hiddenWidth;
-  for (int32_t i = 0; layer->gatesShared && i < kernel->hiddenWidth; i++) kernel->update[at + (size_t)i] *= kernel->sharedWeights[row];
-  kernel->loops->add_scaled(kernel->update + at, kernel->routed + at, 1, kernel->hiddenWidth);
+  const int32_t size = kernel->model.hiddenSize, width = kernel->hiddenWidth;
+  const float epsilon = kernel->model.normEpsilon;
+  float *update = kernel->update + (size_t)row * (size_t)width, *routed = kernel->routed + (size_t)row * (size_t)width;
+  for (int32_t i = 0; layer->gatesShared && i < width; i++) update[i] *= kernel->sharedWeights[row];
+  if (layer->sharedOutputNorm.scales) kernel->loops->norm(update, layer->sharedOutputNorm, epsilon, size, width, update);
+  if (layer->expertOutputNorm.scales) kernel->loops->norm(routed, layer->expertOutputNorm, epsilon, size, width, routed);
+  kernel->loops->add_scaled(update, routed, 1, width);
+}
+
+void norm_into(Kernel *kernel, const Rows *into, int streamRow, int row, Norm norm) {
+  const float *stream = kernel->stream + (size_t)streamRow * kernel->hiddenWidth;
+  float *inputs = into->floats + (size_t)row * into->width;
+  if (norm.scales) kernel->loops->norm(stream, norm, kernel->model.normEpsilon, kernel->model.hiddenSize, kernel->hiddenWidth, inputs);
+  else memcpy(inputs, stream, (size_t)kernel->hiddenWidth * 4);
+  if (kernel->rounds) kernel->loops->round_row(into, row, 0, whole(kernel->model.hiddenSize, GROUP));
 }
 
 void norm_row(Kernel *kernel, int streamRow, int row, Norm norm, int replaces) {
-  float *stream = kernel->stream + (size_t)streamRow * kernel->hiddenWidth;
-  float *inputs = kernel->normed.floats + (size_t)row * kernel->normed.width;
-  if (norm.scales) kernel->loops->norm(stream, norm, kernel->model.normEpsilon, kernel->model.hiddenSize, kernel->hiddenWidth, inputs);
-  else memcpy(inputs, stream, (size_t)kernel->hiddenWidth * 4);
-  if (replaces) memcpy(stream, inputs, (size_t)kernel->hiddenWidth * 4);
-  if (kernel->rounds) kernel->loops->round_row(&kernel->normed, row, 0, (kernel->model.hiddenSize + GROUP - 1) / GROUP * GROUP);
+  norm_into(kernel, &kernel->normed, streamRow, row, norm);
+  if (!replaces) return;
+  memcpy(kernel->stream + (size_t)streamRow * kernel->hiddenWidth, kernel->normed.floats + (size_t)row * kernel->normed.width, (size_t)kernel->hiddenWidth * 4);
 }
 
 void norm_with_token(Kernel *kernel, Rows *into, int row, Norm norm) {

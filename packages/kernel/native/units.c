@@ -56,9 +56,11 @@ static int is_shared_there(const Kernel *kernel) {
   for (int32_t l = 0; l < kernel->model.numLayers; l++) {
     const Layer *layer = &kernel->layers[l];
     const Tensor *const shared[] = {layer->query, layer->key,  layer->value, layer->attentionOutput,
-                                    layer->gate,  layer->up, layer->down,  layer->router, layer->inputGate, layer->inputOutput};
-    for (int i = 0; i < 10; i++)
+                                    layer->gate,  layer->up, layer->down,  layer->router, layer->inputGate, layer->inputOutput, layer->queryLow};
+    for (int i = 0; i < 11; i++)
       if (shared[i] && !shared[i]->weights) return 0;
+    for (int32_t i = 0; layer->heads && i < 2 * layer->description.numHeads; i++)
+      if (!layer->heads[i].weights) return 0;
   }
   return 1;
 }

@@ -46,6 +46,7 @@ type DescribedLayers = Pick<DescribedModel, "config"> & {
   readonly weights: Pick<DescribedModel["weights"], "layers">;
 };
 
+/** @param name - of the product's inputs in a calibration; empty for those that it does not measure */
 type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 
 interface Packing {
@@ -66,7 +67,7 @@ function hasBlocks({
   experts,
   mixture,
 }: DescribedModel["weights"]["layers"][number]): boolean {
-  const { query, key, value, output, gate: outputGate } = attention;
+  const { query, key, value, output, gate: outputGate, latent } = attention;
   const ffns = [...(shared ? [shared] : []), ...experts, ...(mixture?.experts ?? [])];
   const products = [
     query,
@@ -74,6 +75,7 @@ function hasBlocks({
     key,
     value,
     ...(outputGate ? [outputGate] : []),
+    ...(latent?.outputs ?? []),
     ...(plain ? [plain.up, plain.down] : []),
     ...ffns.flatMap(({ gate, up, down }) => [gate, up, down]),
   ];
@@ -97,7 +99,7 @@ export function describeModel(
   const statistics = config.mixture && ofModel ? withFewTokens(ofModel) : ofModel;
   const rounding = config.encoder && precision === "int8" ? "int4" : precision;
   const product: PackProduct = (name, refs, factors) =>
-    rounding === "int8" ? packInt8(refs, factors) : packProduct(name, refs, rounding, statistics);
+    rounding === "int8" ? packInt8(refs, factors) : packProduct(name, refs, rounding, name ? statistics : undefined);
   if (weights.encoder) return describeEncoder(model, precision, (refs) => product("", refs, {}));
   const packing: Packing = {
     product,
@@ -142,6 +144,7 @@ function describeLayer(
   const qkv = (linear: LinearRefs): PackedTensor => product(`${name}.attention.qkv`, linear, { inputs: attends });
   const { attends, feeds, gated: gatedOf } = factorsOf(index);
   const key = hasKeys ? qkv(attention.key) : undefined;
+  const value = hasKeys && attention.value !== attention.key ? qkv(attention.value) : key;
   // All tokens use a dense model's only expert.
   const isDense = names.length === 1 && shared === undefined && mixture === undefined;
   const ofAll = isDense ? experts[0] : shared;
@@ -164,15 +167,22 @@ function describeLayer(
     activation: config.activation,
     normsAllHeads: config.qkNorm === "all-heads",
     attentionNorm: optionalNorm(attentionNorm, attends),
-    query: qkv(attention.query),
+    query: attention.latent?.queryLow ? product("", attention.query, {}) : qkv(attention.query),
     key,
-    value: hasKeys && attention.value !== attention.key ? qkv(attention.value) : key,
+    // Latent rows are values without a product, other keys with their own one.
+    value: attention.latent ? undefined : value,
     valueNorm: config.normsValues && hasKeys ? onesOf(refs, layerHeads(config, index).headSize) : undefined,
     keysOf,
     queryNorm: optionalNorm(attention.queryNorm),
     keyNorm: hasKeys ? optionalNorm(attention.keyNorm) : undefined,
     outputGate: attention.gate && qkv(attention.gate),
     sinks: attention.sinks && packNorm(attention.sinks),
+    latent: attention.latent && {
+      queryLow: attention.latent.queryLow && qkv(attention.latent.queryLow),
+      queryLowNorm: optionalNorm(attention.latent.queryLowNorm),
+      queries: attention.latent.queries.map((linear) => product("", linear, {})),
+      outputs: attention.latent.outputs.map((linear) => product("", linear, {})),
+    },
     recurrence: describeRecurrence(config, attention.recurrence, qkv),
     attentionOutput: product(`${name}.attention.output`, attention.output, {}),
     attentionOutputNorm: optionalNorm(refs.attentionOutputNorm),
@@ -187,7 +197,13 @@ function describeLayer(
         expertsPerToken: config.mixture.expertsPerToken,
         normalizesWeights: config.mixture.normalizesWeights,
         biases: biasesOf(mixture, config.mixture),
-        weightScale: config.mixture.sigmoids?.scale,
+        weightScale: config.mixture.sigmoids?.scale ?? config.mixture.weightScale,
+        expertScales: mixture.expertScales && packNorm(mixture.expertScales),
+        norms: mixture.norms && {
+          inputNorm: packNorm(mixture.norms.input, normOffset, feeds),
+          sharedOutputNorm: packNorm(mixture.norms.sharedOutput, normOffset),
+          outputNorm: packNorm(mixture.norms.output, normOffset),
+        },
       },
     ffnOutputNorm: optionalNorm(refs.ffnOutputNorm),
     input: refs.input && {

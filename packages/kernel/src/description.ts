@@ -56,6 +56,19 @@ export interface LayerDescription {
   readonly input?: LayerInputDescription | undefined;
   /** Factors of the residual stream behind the layer, a table of one row. @default none */
   readonly streamScale?: PackedTensor | undefined;
+  /** Products of latent attention; `keyNorm` is that of the key's latent row, and there is no `value`. @default none */
+  readonly latent?: LatentDescription | undefined;
+}
+
+/** Products of latent attention besides those of a layer; `native/kernel.h` has the order of rows. */
+interface LatentDescription {
+  /** Product in front of `query`, and the norm of its outputs. @default queries are of the stream */
+  readonly queryLow: PackedTensor | undefined;
+  readonly queryLowNorm: PackedTensor | undefined;
+  /** One per head, `[latent, plain]`. */
+  readonly queries: readonly PackedTensor[];
+  /** One per head, `[value, latent]`. */
+  readonly outputs: readonly PackedTensor[];
 }
 
 /** `norm(output(activation(gate(stream)) * input))` behind the FFN. */
@@ -129,8 +142,20 @@ export interface MixtureDescription {
    * chosen by sigmoids with biases. @default a softmax
    */
   readonly biases?: PackedTensor | undefined;
-  /** Factor of sigmoids. @default 1 */
+  /** Factor of weights. @default 1 */
   readonly weightScale?: number | undefined;
+  /** Factors of weights by expert, a table of one row. @default none */
+  readonly expertScales?: PackedTensor | undefined;
+  /** Norms of a layer whose FFN has a `shared` part beside the mixture. @default both read `ffnNorm`'s rows */
+  readonly norms?: MixtureNorms | undefined;
+}
+
+interface MixtureNorms {
+  /** Norm of what the router and experts read. */
+  readonly inputNorm: PackedTensor;
+  /** Norms of outputs of the `shared` part and of the experts, in front of their sum. */
+  readonly sharedOutputNorm: PackedTensor;
+  readonly outputNorm: PackedTensor;
 }
 
 /** Parts of a model whose queries see later positions too. Its sequences are in one step each. */
@@ -182,9 +207,9 @@ export interface DecoderDescription {
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 10;
+const VERSION = 11;
 const MODEL_WORDS = 29;
-const LAYER_WORDS = 49;
+const LAYER_WORDS = 56;
 const TENSOR_WORDS = 6;
 const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu", "clamped"];
 
@@ -234,15 +259,28 @@ function inputTensorsOf({ input, streamScale }: LayerDescription): readonly (Pac
   return [input?.gate, input?.output, input?.outputNorm, streamScale];
 }
 
+/** Lists the norms and factors of a mixture, in the order of the header. */
+function mixtureTensorsOf({ mixture }: LayerDescription): readonly (PackedTensor | undefined)[] {
+  const { inputNorm, sharedOutputNorm, outputNorm } = mixture?.norms ?? {};
+  return [inputNorm, sharedOutputNorm, outputNorm, mixture?.expertScales];
+}
+
+/** Lists the products by head of a layer, in the order of the kernel. */
+export function headProductsOf({ latent }: LayerDescription): readonly PackedTensor[] {
+  return latent ? [...latent.queries, ...latent.outputs] : [];
+}
+
 /**
- * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
+ * Lists all tensors of a description, each once. Those by head of a layer are contiguous, and so are the three of an
+ * expert's layer, behind all shared ones.
  */
 export function tensorsOf(description: DecoderDescription): readonly PackedTensor[] {
   const { embedding, layers, finalNorm, head, encoder, layerInputs, tokenNorm, fusion, stateNorm } = description;
   const ofLayers = layers.flatMap((layer) => {
-    const { mixture, valueNorm, ffnOutputNorm } = layer;
+    const { mixture, valueNorm, ffnOutputNorm, latent } = layer;
     const ofBlocks = [...firstTensorsOf(layer), ...mixingTensorsOf(layer), mixture?.router, mixture?.biases];
-    return [...ofBlocks, ffnOutputNorm, valueNorm, ...inputTensorsOf(layer)];
+    const ofHeads = [...headProductsOf(layer), latent?.queryLow, latent?.queryLowNorm];
+    return [...ofBlocks, ...mixtureTensorsOf(layer), ffnOutputNorm, valueNorm, ...inputTensorsOf(layer), ...ofHeads];
   });
   const ofExperts = layers.flatMap(expertsOf).flatMap(({ gate, up, down }) => [gate, up, down]);
   const ofEncoder = [encoder?.positions, encoder?.segments, encoder?.distances];
@@ -300,6 +338,8 @@ export function encodeHeader(
     ]);
     words.integers([recurrence?.isTiled ? 1 : 0, recurrence?.numTaps ?? 0, ...mixingTensorsOf(layer).map(indexOf)]);
     words.integers([indexOf(layer.valueNorm), layer.keysOf ?? -1, ...inputTensorsOf(layer).map(indexOf)]);
+    const { queries: [firstHead] = [], queryLow, queryLowNorm } = layer.latent ?? {};
+    words.integers([firstHead, queryLow, queryLowNorm, ...mixtureTensorsOf(layer)].map(indexOf));
   }
   for (const [{ format, numOut, numIn }, place] of places) {
     words.integers([formatNumber(format), numOut, numIn, place.weights, place.scales, place.bias]);

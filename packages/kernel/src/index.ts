@@ -21,6 +21,7 @@ export {
   type DecoderDescription,
   type ExpertDescription,
   type FeedForwardDescription,
+  headProductsOf,
   type LayerDescription,
   type MixtureDescription,
   type RecurrenceDescription,

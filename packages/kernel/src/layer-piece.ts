@@ -104,8 +104,8 @@ export function productsOf(
   name: string,
   layer: LayerDescription,
 ): readonly (readonly [product: string, numIn: number])[] {
-  const { query, attentionOutput, shared } = layer;
-  const hiddenSize = query.numIn;
+  const { query, latent, attentionOutput, shared } = layer;
+  const hiddenSize = (latent?.queryLow ?? query).numIn;
   const ofExperts = expertsOf(layer).flatMap(({ down }, expert): [string, number][] => [
     [`${name}.ffn.${expert}`, hiddenSize],
     [`${name}.ffn.${expert}.down`, down.numIn],

@@ -1,4 +1,4 @@
-// Conversion of checkpoints with recurrences, and of gpt-oss, to GGUF files, as llama.cpp's converter makes them: from the tensors and the
+// Conversion of checkpoints with recurrences, of gpt-oss and of DeepSeek V2 to GGUF files, as llama.cpp's converter makes them: from the tensors and the
 // config of the folder, with names and orders of its own.
 
 import { readFile } from "node:fs/promises";
@@ -28,6 +28,12 @@ const NAMES: Readonly<Record<string, string>> = {
   "self_attn.v_proj.weight": "attn_v.weight",
   "self_attn.o_proj.weight": "attn_output.weight",
   "self_attn.out_proj.weight": "attn_output.weight",
+  "self_attn.q_a_proj.weight": "attn_q_a.weight",
+  "self_attn.q_a_layernorm.weight": "attn_q_a_norm.weight",
+  "self_attn.q_b_proj.weight": "attn_q_b.weight",
+  "self_attn.kv_a_proj_with_mqa.weight": "attn_kv_a_mqa.weight",
+  "self_attn.kv_a_layernorm.weight": "attn_kv_a_norm.weight",
+  "self_attn.kv_b_proj.weight": "attn_kv_b.weight",
   "self_attn.q_proj.bias": "attn_q.bias",
   "self_attn.k_proj.bias": "attn_k.bias",
   "self_attn.v_proj.bias": "attn_v.bias",
@@ -44,6 +50,7 @@ const NAMES: Readonly<Record<string, string>> = {
   "feed_forward.w2.weight": "ffn_down.weight",
   "feed_forward.gate.weight": "ffn_gate_inp.weight",
   "feed_forward.expert_bias": "exp_probs_b.bias",
+  "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
   "mlp.gate.weight": "ffn_gate_inp.weight",
   "mlp.gate_proj.weight": "ffn_gate.weight",
   "mlp.up_proj.weight": "ffn_up.weight",
@@ -52,6 +59,9 @@ const NAMES: Readonly<Record<string, string>> = {
   "mlp.shared_expert.up_proj.weight": "ffn_up_shexp.weight",
   "mlp.shared_expert.down_proj.weight": "ffn_down_shexp.weight",
   "mlp.shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
+  "mlp.shared_experts.gate_proj.weight": "ffn_gate_shexp.weight",
+  "mlp.shared_experts.up_proj.weight": "ffn_up_shexp.weight",
+  "mlp.shared_experts.down_proj.weight": "ffn_down_shexp.weight",
   "linear_attn.in_proj_qkv.weight": "attn_qkv.weight",
   "linear_attn.in_proj_z.weight": "attn_gate.weight",
   "linear_attn.in_proj_b.weight": "ssm_beta.weight",
@@ -90,6 +100,14 @@ const GEMMA_NAMES: Readonly<Record<string, string>> = {
   "per_layer_input_gate.weight": "inp_gate.weight",
   "per_layer_projection.weight": "proj.weight",
   "post_per_layer_input_norm.weight": "post_norm.weight",
+  "pre_feedforward_layernorm_2.weight": "pre_ffw_norm_2.weight",
+  "post_feedforward_layernorm_1.weight": "post_ffw_norm_1.weight",
+  "post_feedforward_layernorm_2.weight": "post_ffw_norm_2.weight",
+  "router.proj.weight": "ffn_gate_inp.weight",
+  "router.scale": "ffn_gate_inp.scale",
+  "router.per_expert_scale": "ffn_down_exps.scale",
+  "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+  "experts.down_proj": "ffn_down_exps.weight",
   layer_scalar: "layer_output_scale.weight",
 };
 
@@ -153,6 +171,10 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
       for (const [own, values] of expertsOf(part, [shape, floats])) add(block + own, ...values);
       continue;
     }
+    if (part === "self_attn.kv_b_proj.weight" && hasStacks(config)) {
+      for (const [own, values] of stacksOf(floats, config)) add(block + own, ...values);
+      continue;
+    }
     const halves = HALVES[part];
     const expert = EXPERTS.find(([pattern]) => pattern.test(part))?.[1];
     if (expert !== undefined) {
@@ -204,6 +226,29 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
   );
 }
 
+/** Whether the file has stacks of heads' products, as newer ones. Older ones have one product of all heads. */
+function hasStacks(config: Json): boolean {
+  return typeof config["q_lora_rank"] === "number";
+}
+
+/** Takes the product of all heads' keys and values apart; keys are turned. */
+function stacksOf(floats: Float32Array, config: Json): readonly (readonly [string, Values])[] {
+  const names = ["num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim"];
+  const [numHeads = 0, latent = 0, plain = 0, value = 0] = names.map((name) => num(config, name));
+  const at = (head: number, row: number, column: number): number =>
+    floats[(head * (plain + value) + row) * latent + column]!;
+  const stack = (rows: number, columns: number, pick: typeof at): Values => {
+    const size = rows * columns;
+    const ofHead = (index: number): number =>
+      pick(Math.floor(index / size), Math.floor((index % size) / columns), index % columns);
+    return [[numHeads, rows, columns], Float32Array.from({ length: numHeads * size }, (_, index) => ofHead(index))];
+  };
+  return [
+    ["attn_k_b.weight", stack(latent, plain, (head, row, column) => at(head, column, row))],
+    ["attn_v_b.weight", stack(value, latent, (head, row, column) => at(head, plain + row, column))],
+  ];
+}
+
 /** Counts a layer that predicts a further token among the model's layers, as files do. */
 function withNext(config: Json): Json {
   const types = [...(config["layer_types"] as readonly string[]), "full_attention"];
@@ -252,6 +297,22 @@ function changed(part: string, [shape, floats]: Values, config: Json): Values {
   if (config["model_type"] === "granitemoehybrid" && /self_attn\.[qk]_proj/.test(part))
     return paired([shape, floats], config);
   return [shape, floats];
+}
+
+/** Lists the sizes of latent attention. The key's own are where older files have those of heads. */
+function latentSizes(config: Json): Readonly<Record<string, number | undefined>> {
+  const names = ["kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"];
+  const [latent = 0, rotated = 0, plain = 0, value = 0] = names.map((name) => num(config, name));
+  const isNew = hasStacks(config);
+  return {
+    "attention.q_lora_rank": (config["q_lora_rank"] ?? undefined) as number | undefined,
+    "attention.kv_lora_rank": latent,
+    "attention.key_length": isNew ? latent + rotated : plain + rotated,
+    "attention.value_length": isNew ? latent : value,
+    "attention.key_length_mla": isNew ? plain + rotated : undefined,
+    "attention.value_length_mla": isNew ? value : undefined,
+    expert_shared_count: num(config, "n_shared_experts"),
+  };
 }
 
 /** Lists what files of Gemma 4 have by layer. */
@@ -320,12 +381,18 @@ function metadataOf(config: Json): Metadata {
     lfm2_moe: "lfm2moe",
     gpt_oss: "gpt-oss",
     gemma4_text: "gemma4",
+    deepseek_v2: "deepseek2",
+    deepseek_v3: "deepseek2",
+    glm4_moe_lite: "deepseek2",
     granitemoehybrid: "granitehybrid",
     qwen3_5_text: "qwen35",
     qwen3_5_moe_text: "qwen35moe",
   }[modelType]!;
-  if ((config["routed_scaling_factor"] ?? 1) !== 1) throw new RangeError("GGUF files have no factor of experts");
-  const types = config["layer_types"] as readonly string[];
+  const isLatent = architecture === "deepseek2";
+  const hasSigmoids = modelType === "lfm2_moe" || (isLatent && modelType !== "deepseek_v2");
+  if (!isLatent && (config["routed_scaling_factor"] ?? 1) !== 1)
+    throw new RangeError("GGUF files have no factor of experts");
+  const types = (config["layer_types"] ?? []) as readonly string[];
   const keyHeads = types.map((type) => (type === "full_attention" ? num(config, "num_key_value_heads") : 0));
   const isGemma = modelType === "gemma4_text";
   const ropes = config["rope_parameters"] as Json;
@@ -348,16 +415,21 @@ function metadataOf(config: Json): Metadata {
       "rope.dimension_count_swa": num(config, "head_dim"),
     }),
     "shortconv.l_cache": config["conv_L_cache"] as number | undefined,
-    expert_count: (config["num_experts"] ?? config["num_local_experts"]) as number | undefined,
-    expert_used_count: config["num_experts_per_tok"] as number | undefined,
+    expert_count: (config["num_experts"] ?? config["num_local_experts"] ?? config["n_routed_experts"]) as
+      | number
+      | undefined,
+    expert_used_count: (config["num_experts_per_tok"] ?? config["top_k_experts"] ?? undefined) as number | undefined,
     expert_feed_forward_length: (config["moe_intermediate_size"] ??
       (/granite|gpt/.test(modelType) ? config["intermediate_size"] : undefined)) as number | undefined,
     "attention.sliding_window": config["sliding_window"] as number | undefined,
     "rope.scaling.original_context_length": rope["original_max_position_embeddings"] as number | undefined,
     expert_shared_feed_forward_length: (config["shared_expert_intermediate_size"] ??
       config["shared_intermediate_size"]) as number | undefined,
-    leading_dense_block_count: config["num_dense_layers"] as number | undefined,
-    expert_gating_func: modelType === "lfm2_moe" ? 2 : undefined,
+    leading_dense_block_count: (config["num_dense_layers"] ??
+      config["first_k_dense_replace"] ??
+      (isLatent ? 1 : undefined)) as number | undefined,
+    ...(isLatent && latentSizes(config)),
+    expert_gating_func: hasSigmoids ? 2 : undefined,
     full_attention_interval: modelType.startsWith("qwen") ? types.indexOf("full_attention") + 1 : undefined,
     "ssm.conv_kernel": (config["linear_conv_kernel_dim"] ?? config["mamba_d_conv"]) as number | undefined,
     "ssm.state_size": (config["linear_key_head_dim"] ?? config["mamba_d_state"]) as number | undefined,
@@ -379,24 +451,29 @@ function metadataOf(config: Json): Metadata {
     residual_scale: config["residual_multiplier"] as number | undefined,
     "attention.scale": config["attention_multiplier"] as number | undefined,
     logit_scale: config["logits_scaling"] as number | undefined,
+    "rope.scaling.yarn_log_multiplier": rope["mscale_all_dim"] ? 0.1 * num(rope, "mscale_all_dim") : undefined,
+    "rope.scaling.yarn_beta_fast": isLatent ? (rope["beta_fast"] as number | undefined) : undefined,
+    expert_weights_scale: isLatent ? num(config, "routed_scaling_factor") : undefined,
   };
   const share = (rope["partial_rotary_factor"] as number | undefined) ?? 1;
   const headSize =
     (config["head_dim"] as number | undefined) ?? num(config, "hidden_size") / num(config, "num_attention_heads");
-  integers["rope.dimension_count"] = share * headSize;
+  integers["rope.dimension_count"] = isLatent ? num(config, "qk_rope_head_dim") : share * headSize;
   const named = (key: string): string => `${architecture}.${key}`;
   const entries = (numbers: Readonly<Record<string, number | undefined>>, type: "uint32" | "float32") =>
     Object.entries(numbers).flatMap(([key, value]) =>
       value === undefined ? [] : [[named(key), { type, value }] as const],
     );
-  const heads = /qwen|gpt|gemma/.test(modelType)
-    ? { type: "uint32" as const, value: num(config, "num_key_value_heads") }
-    : { type: "array" as const, of: "int32" as const, value: keyHeads };
+  const heads =
+    isLatent || /qwen|gpt|gemma/.test(modelType)
+      ? { type: "uint32" as const, value: isLatent && hasStacks(config) ? 1 : num(config, "num_key_value_heads") }
+      : { type: "array" as const, of: "int32" as const, value: keyHeads };
   return new Map([
     ["general.architecture", { type: "string", value: architecture }],
     ["general.quantization_version", { type: "uint32", value: 2 }],
     [named("attention.head_count_kv"), heads],
     ...(rope["rope_type"] === "yarn" ? [[named("rope.scaling.type"), { type: "string", value: "yarn" }] as const] : []),
+    ...(isLatent ? [[named("expert_weights_norm"), { type: "bool", value: !!config["norm_topk_prob"] }] as const] : []),
     ...(modelType === "granitemoehybrid"
       ? [[named("rope.scaling.finetuned"), { type: "bool", value: false }] as const]
       : []),

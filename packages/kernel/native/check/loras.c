@@ -66,7 +66,7 @@ uint8_t *make_lora(Random *random, const ModelDescription *model, const LayerDes
     int32_t tensor = model->head;
     if (i + 1 < numEntries) {
       const LayerDescription *d = &layers[i / LORA_PRODUCTS];
-      const int32_t indices[LORA_PRODUCTS] = {d->query, d->key, d->value, d->attentionOutput, d->gate, d->up, d->down};
+      const int32_t indices[LORA_PRODUCTS] = {d->queryLow != -1 ? -1 : d->query, d->key, d->value, d->attentionOutput, d->gate, d->up, d->down};
       tensor = indices[i % LORA_PRODUCTS];
     }
     if (tensor >= 0) entries[i] = make_entry(&making, &tensors[tensor], isOften);

@@ -77,6 +77,13 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .inputOutput = -1,
       .inputOutputNorm = add_norm(pack, random, hidden, 0),
       .streamScale = add_norm(pack, random, hidden, 0),
+      .firstHead = -1,
+      .queryLow = -1,
+      .queryLowNorm = -1,
+      .expertNorm = isMixture && hasShared ? add_norm(pack, random, hidden, 0) : -1,
+      .sharedOutputNorm = isMixture && hasShared ? add_norm(pack, random, hidden, 0) : -1,
+      .expertOutputNorm = isMixture && hasShared ? add_norm(pack, random, hidden, 0) : -1,
+      .expertScales = isMixture && one_in(random, 3) ? add_norm(pack, random, numRouted, 1) : -1,
   };
   if (shape->layerInputSize > 0 && !one_in(random, 3)) {
     layer.inputGate = add(pack, random, shape, shape->layerInputSize, hidden);
@@ -117,12 +124,30 @@ static void make_recurrent(Pack *pack, Random *random, const Shape *shape, Layer
   layer->outputNorm = add_norm(pack, random, kind == MIX_DELTA ? valueSize : values, 1);
 }
 
+/** Makes the layer's attention latent: its keys are of another size then, and one head. */
+static void make_latent(Pack *pack, Random *random, const Shape *shape, LayerDescription *layer) {
+  int32_t latent = 16 * random_in(random, 1, 4), plain = random_in(random, 1, 40), value = 16 * random_in(random, 1, 3), numHeads = random_in(random, 1, 5);
+  int32_t rank = one_in(random, 2) ? random_in(random, 1, 100) : 0;
+  layer->numHeads = numHeads, layer->numKvHeads = 1, layer->headSize = layer->valueSize = latent + layer->rotarySize;
+  layer->normsAllHeads = 0, layer->value = layer->queryNorm = layer->valueNorm = layer->outputGate = -1;
+  layer->sinks = one_in(random, 4) ? add_norm(pack, random, numHeads, 1) : -1;
+  layer->queryLow = rank > 0 ? add(pack, random, shape, rank, shape->mixedSize) : -1;
+  layer->queryLowNorm = rank > 0 ? add_norm(pack, random, rank, 1) : -1;
+  layer->query = add(pack, random, shape, numHeads * (plain + layer->rotarySize), rank > 0 ? rank : shape->mixedSize);
+  layer->key = add(pack, random, shape, latent + layer->rotarySize, shape->mixedSize);
+  layer->keyNorm = add_norm(pack, random, latent, 1);
+  layer->attentionOutput = add(pack, random, shape, shape->hiddenSize, numHeads * value);
+  layer->firstHead = pack->numTensors;
+  for (int32_t h = 0; h < numHeads; h++) add(pack, random, shape, latent, plain);
+  for (int32_t h = 0; h < numHeads; h++) add(pack, random, shape, value, latent);
+}
+
 /** Lets a layer read the keys and values of one before it, now and then, if their heads have the same sizes. */
 static void share_keys(Random *random, LayerDescription *layers, int32_t index) {
   LayerDescription *layer = &layers[index];
   int32_t from = index > 0 && one_in(random, 3) ? random_in(random, 0, index - 1) : -1;
   if (from < 0 || layer->mixing != MIX_ATTENTION || layers[from].mixing != MIX_ATTENTION || layers[from].keysOf != -1 ||
-      layer->headSize != layers[from].headSize || layer->numKvHeads != layers[from].numKvHeads)
+      layer->firstHead != -1 || layers[from].firstHead != -1 || layer->headSize != layers[from].headSize || layer->numKvHeads != layers[from].numKvHeads)
     return;
   layer->keysOf = from;
   layer->key = layer->value = -1;
@@ -241,9 +266,10 @@ TestModel make_model(Random *random) {
     // Another set for queries than for keys.
     int32_t other = random_in(random, 0, 1);
     if (rotary >= 0 && other < model->numRotaries && made.rotarySizes[other] == made.rotarySizes[rotary]) layers[l].queryRotary = other;
+    if (!model->isEncoder && rotary >= 0 && one_in(random, 4)) make_latent(&pack, random, &own, &layers[l]);
     // Layers that show that a set of angles is used keep it.
     if (!model->isEncoder) share_keys(random, layers, l);
-    if (!hasRecurrences || l < model->numRotaries || layers[l].keysOf != -1 || one_in(random, 3)) continue;
+    if (!hasRecurrences || l < model->numRotaries || layers[l].keysOf != -1 || layers[l].firstHead != -1 || one_in(random, 3)) continue;
     layers[l].outputGate = -1;
     make_recurrent(&pack, random, &shape, &layers[l]);
     made.hasStates = 1;

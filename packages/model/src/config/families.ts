@@ -10,6 +10,7 @@ import {
 } from "./family.ts";
 import { type Fields, MOST } from "./fields.ts";
 import { gemmaLayers } from "./gemma-layers.ts";
+import { DEEPSEEK, DEEPSEEK_V3, GLM_LITE } from "./latent.ts";
 import { GATED_DELTA, SHORT_CONVOLUTION, STATE_SPACE } from "./recurrence.ts";
 
 function optionalWindow(fields: Fields): number | undefined {
@@ -274,7 +275,17 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       },
     },
     alternation: { interval: "sliding_window_pattern", theta: "rope_local_base_freq" },
-    unsupported: ["enable_moe_block"],
+    renamed: { "router.proj.": "mlp.gate.", "router.": "mlp.gate.", "experts.": "mlp.experts." },
+    mixture: {
+      switchField: "enable_moe_block",
+      countField: "num_experts",
+      chosenField: "top_k_experts",
+      expertSize: "moe_intermediate_size",
+      normalizesWeights: true,
+      ggufNormalizesWeights: true,
+      sharedSize: "intermediate_size",
+      hasOwnNorms: true,
+    },
   },
   phi3: {
     className: "Phi3ForCausalLM",
@@ -394,6 +405,9 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       hasBiases: true,
     },
   },
+  deepseek_v2: DEEPSEEK,
+  deepseek_v3: DEEPSEEK_V3,
+  glm4_moe_lite: GLM_LITE,
   lfm2: LFM,
   lfm2_moe: {
     ...LFM,
@@ -426,14 +440,9 @@ const FAMILIES: Readonly<Record<string, Family>> = {
   },
 };
 
-const LATENT_ATTENTION = "a mixture with latent attention";
-
 /** Unsupported mixtures by `model_type`, and by `general.architecture`, with what they are. */
 const REFUSED_MIXTURES: Readonly<Record<string, string>> = {
   deepseek: "a mixture whose first layers are dense",
-  deepseek_v2: LATENT_ATTENTION,
-  deepseek_v3: LATENT_ATTENTION,
-  deepseek2: LATENT_ATTENTION,
   llama4: "a mixture with attention in chunks",
 };
 
@@ -460,25 +469,29 @@ export function familyOf(modelType: string): Family {
   return family;
 }
 
+/** Properties of a GGUF file in which families with the same architecture differ. @default false */
+type FileTraits = Partial<Record<"isMixture" | "hasShared" | "hasWindow" | "hasSigmoids", boolean>>;
+
 /**
  * Finds the `model_type` that reads GGUF files of an architecture. One architecture may have several: Llama's and
- * Mixtral's files differ in `expert_count`, those of OLMo 2 and 3 in the window.
+ * Mixtral's files differ in `expert_count`, those of OLMo 2 and 3 in the window, those of DeepSeek V2 and V3 in how
+ * experts are weighted.
  *
- * @param traits - whether the file's layers have several experts, rows that all tokens use besides, or windows
+ * @param traits - whether the file's layers have several experts, rows that all tokens use, windows, or sigmoids
  * @returns the family with most of these traits, the first of equal ones
  */
 export function modelTypeOf(
   architecture: unknown,
-  {
-    isMixture = false,
-    hasShared = false,
-    hasWindow = false,
-  }: Partial<Record<"isMixture" | "hasShared" | "hasWindow", boolean>> = {},
+  { isMixture = false, hasShared = false, hasWindow = false, hasSigmoids = false }: FileTraits = {},
 ): string | undefined {
   const names = MODEL_TYPES.filter((name) => architecturesOf(familyOf(name)).some((one) => one === architecture));
   const fit = (name: string): number => {
     const { mixture, alternation } = familyOf(name);
-    const isAlike = [(mixture?.sharedSize !== undefined) === hasShared, (alternation !== undefined) === hasWindow];
+    const isAlike = [
+      (mixture?.sharedSize !== undefined) === hasShared,
+      (alternation !== undefined) === hasWindow,
+      (mixture?.hasSigmoids ?? false) === hasSigmoids,
+    ];
     return ((mixture !== undefined) === isMixture ? 4 : 0) + isAlike.filter(Boolean).length;
   };
   return names.toSorted((a, b) => fit(b) - fit(a))[0];

@@ -78,6 +78,8 @@ export interface Family {
   readonly ffnSize?: ((fields: Fields) => number) | undefined;
   /** Function of experts' gates, where the config does not name it. */
   readonly activation?: "clamped";
+  /** Whether attention is latent: `LatentConfig`. @default false */
+  readonly isLatent?: boolean;
   /** Whether heads of attention have scores that take weight from those of positions. @default false */
   readonly hasSinks?: boolean;
   /** Whether checkpoints may hold experts in MXFP4, as `quant_method` "mxfp4" says. @default false */
@@ -161,6 +163,18 @@ export interface MixtureFields {
   readonly hasDenseLayers?: boolean;
   /** Field with the rows that all tokens use besides. @default there are none */
   readonly sharedSize?: string;
+  /** Field with these rows as a multiple of an expert's. @default there are none */
+  readonly sharedExperts?: string;
+  /** Field of the number of experts, where it has a name of the family's own. */
+  readonly countField?: string;
+  /** Field of the number of experts that a token uses, where it has a name of the family's own. */
+  readonly chosenField?: string;
+  /** Field without which layers have one FFN. @default all are mixtures */
+  readonly switchField?: string;
+  /** See `MixtureConfig`. @default false */
+  readonly hasOwnNorms?: boolean;
+  /** Whether `routed_scaling_factor` multiplies weights that are a softmax. @default false */
+  readonly scalesWeights?: boolean;
   /** Family of models without experts, whose layers have the part that all tokens use alone. @default refused */
   readonly denseType?: string;
 }

@@ -60,7 +60,8 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   if (encoderType !== undefined) return ggufEncoder(store, encoderType, get);
   const hasShared = numberOf(get(SHARED_KEY)) > 0;
   const hasWindow = numberOf(get("attention.sliding_window")) > 0;
-  const modelType = modelTypeOf(architecture, { isMixture, hasShared, hasWindow });
+  const hasSigmoids = get(GATING_KEY) === SIGMOIDS;
+  const modelType = modelTypeOf(architecture, { isMixture, hasShared, hasWindow, hasSigmoids });
   if (modelType === undefined) {
     const named = `\`${quoted(String(architecture)).slice(1, -1)}\`${unsupportedKind(String(architecture))}`;
     throw refused(
@@ -89,6 +90,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     ...windowFields(family, get),
     ...(ropeField && { [ropeField]: hasRope ? "rope" : "nope" }),
     ...(mixture && ggufMixtureFields(mixture, path, get)),
+    ...(family.isLatent && latentFields(get)),
     original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
     num_key_value_heads: mostOf(get("attention.head_count_kv")) ?? heads,
@@ -165,6 +167,18 @@ function listOf(value: unknown): readonly unknown[] | undefined {
 function mostOf(value: unknown): unknown {
   const list = listOf(value) ?? [];
   return list.length > 0 ? Math.max(...list.map(Number)) : value;
+}
+
+/** Reads the sizes of latent attention; older files have those of heads as they are where newer ones have the key's. */
+function latentFields(get: (key: string) => unknown): object {
+  const rotated = numberOf(get("rope.dimension_count"));
+  return {
+    q_lora_rank: get("attention.q_lora_rank"),
+    kv_lora_rank: get("attention.kv_lora_rank"),
+    qk_rope_head_dim: rotated,
+    qk_nope_head_dim: numberOf(get("attention.key_length_mla") ?? get("attention.key_length")) - rotated,
+    v_head_dim: get("attention.value_length_mla") ?? get("attention.value_length"),
+  };
 }
 
 /** Lists the layers with a window in families whose files do not. */
@@ -317,6 +331,8 @@ function ropeScaling(get: (key: string) => unknown): object {
       ? 1
       : ownFactor && numberOf(ownFactor) * (1 + 0.1 * Math.log(numberOf(factor))),
     llama_4_scaling_beta: get("attention.temperature_scale"),
+    // The key is a tenth of the field's value.
+    mscale_all_dim: 10 * numberOf(get("rope.scaling.yarn_log_multiplier") ?? 0),
   };
 }
 
@@ -333,10 +349,11 @@ export const GGUF_MIXTURE_KEYS = {
 const SHARED_KEY = "expert_shared_feed_forward_length";
 
 /** Keys of mixtures that some families have: the function of logits, a factor of weights, first layers with one FFN. */
-const [GATING_KEY, SCALE_KEY, DENSE_KEY] = [
+const [GATING_KEY, SCALE_KEY, DENSE_KEY, COUNT_KEY] = [
   "expert_gating_func",
   "expert_weights_scale",
   "leading_dense_block_count",
+  "expert_shared_count",
 ] as const;
 /** Number of sigmoids in `llama_expert_gating_func_type`. */
 const SIGMOIDS = 2;
@@ -347,7 +364,7 @@ const UNSUPPORTED_KEYS: Readonly<Record<string, readonly number[]>> = {
   [GATING_KEY]: [1],
   [SCALE_KEY]: [1],
   expert_group_count: [1],
-  expert_shared_count: [],
+  [COUNT_KEY]: [],
   [SHARED_KEY]: [],
   [DENSE_KEY]: [],
 };
@@ -364,33 +381,43 @@ function numberOf(value: unknown): number {
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a key of a computation that is not supported
  */
 function ggufMixtureFields(
-  { ggufNormalizesWeights, sharedSize, hasSigmoids, denseLayers, denseType }: MixtureFields,
+  { ggufNormalizesWeights, hasSigmoids, scalesWeights, denseLayers, denseType, ...named }: MixtureFields,
   path: string,
   get: (key: string) => unknown,
 ): object {
+  const { sharedSize, sharedExperts, countField, chosenField, switchField } = named;
   for (const [key, harmless] of Object.entries(UNSUPPORTED_KEYS)) {
     const value = get(key);
     const isRead =
       (key === SHARED_KEY && sharedSize !== undefined) ||
       (key === DENSE_KEY && denseLayers !== undefined) ||
+      (key === COUNT_KEY && sharedExperts !== undefined) ||
+      (key === SCALE_KEY && scalesWeights) ||
       (hasSigmoids && (key === SCALE_KEY || (key === GATING_KEY && value === SIGMOIDS)));
     if (isRead || value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
     throw unsupported(path, `\`${key}\` ${describeValue(value)} is not supported`);
   }
   const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
+  // The width of an FFN has a key that all models have.
+  const isPlain = sharedSize === "intermediate_size";
   return {
     ...fields,
     // Without experts the part that all tokens use is the whole FFN.
-    ...(sharedSize && {
-      [sharedSize]:
-        get(SHARED_KEY) ?? (denseType && !fields["num_local_experts"] ? get("feed_forward_length") : undefined),
-    }),
+    ...(switchField && { [switchField]: numberOf(fields["num_local_experts"]) > 0 }),
+    ...(chosenField && { [chosenField]: fields["num_experts_per_tok"] }),
+    ...(sharedSize &&
+      !isPlain && {
+        [sharedSize]:
+          get(SHARED_KEY) ?? (denseType && !fields["num_local_experts"] ? get("feed_forward_length") : undefined),
+      }),
     ...(denseLayers && { [denseLayers]: get(DENSE_KEY) }),
-    ...(hasSigmoids && { routed_scaling_factor: get(SCALE_KEY) || undefined }),
+    ...(countField && { [countField]: get(GGUF_MIXTURE_KEYS.num_local_experts) }),
+    ...(sharedExperts && { [sharedExperts]: get(COUNT_KEY) }),
+    ...((hasSigmoids || scalesWeights) && { routed_scaling_factor: get(SCALE_KEY) || undefined }),
     // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
     moe_intermediate_size:
       fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),
-    norm_topk_prob: ggufNormalizesWeights,
+    norm_topk_prob: get("expert_weights_norm") ?? ggufNormalizesWeights,
   };
 }
 

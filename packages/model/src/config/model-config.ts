@@ -40,6 +40,10 @@ export interface MixtureConfig {
   readonly hasBiases?: boolean | undefined;
   /** FFN rows of a layer that all tokens use besides; 0 for none. */
   readonly sharedSize: number;
+  /** Whether both the part that all tokens use and the experts have norms, and experts a factor. @default false */
+  readonly hasOwnNorms?: boolean | undefined;
+  /** Factor of weights that are a softmax. @default 1 */
+  readonly weightScale?: number | undefined;
   /** Sigmoids as weights, times a factor, perhaps chosen with a bias of each expert. @default a softmax */
   readonly sigmoids?: { readonly hasBiases: boolean; readonly scale: number } | undefined;
 }
@@ -59,6 +63,8 @@ export interface ModelConfig {
   readonly mixture?: MixtureConfig | undefined;
   /** Recurrence of the layers with `isRecurrent`; `undefined` when all have attention. */
   readonly recurrence?: RecurrenceConfig | undefined;
+  /** Sizes of latent attention; `headSize` is then that of the only key. @default none */
+  readonly latent?: LatentConfig | undefined;
   /** Whether heads have scores that take weight from those of positions. @default false */
   readonly hasSinks?: boolean | undefined;
   /** Whether sigmoids of a further product multiply attention's outputs. @default false */
@@ -111,6 +117,21 @@ export interface ModelConfig {
   readonly pooling?: PoolingConfig | undefined;
   /** Properties of a model whose tokens see later ones too. @default a decoder */
   readonly encoder?: EncoderConfig | undefined;
+}
+
+/**
+ * Sizes of latent attention (DeepSeek V2): all heads read one key, a row of `latentSize` and one of `rotatedSize`, and
+ * the first of these is their value. Products of each head make it the head's own.
+ */
+export interface LatentConfig {
+  /** A multiple of 16. */
+  readonly latentSize: number;
+  /** Numbers of a head's query that do not rotate. */
+  readonly plainSize: number;
+  /** Numbers of a head's output, a multiple of 16. */
+  readonly valueSize: number;
+  /** Numbers between the two products of queries; `undefined` where there is one. */
+  readonly queryRank: number | undefined;
 }
 
 /** Factor of queries, 1 in the original context: `1 + rate * ln(1 + floor(position / period))`. */
@@ -441,4 +462,9 @@ export function attentionFactorOf(stretch: number, originalContextTokens: number
  */
 export function ropeForContext(rope: RopeConfig, contextTokens: number): RopeConfig {
   return rope.type === "longrope" ? { ...rope, isLong: contextTokens > rope.originalContextTokens } : rope;
+}
+
+/** Computes `yarn_get_mscale` of transformers. */
+export function yarnGrowth(factor: number, scale: number): number {
+  return factor <= 1 ? 1 : 0.1 * scale * Math.log(factor) + 1;
 }

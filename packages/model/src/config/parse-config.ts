@@ -6,18 +6,20 @@ import { unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/read-file.ts";
 import { ENCODER_TYPES, parseEncoder } from "./encoder-config.ts";
 import { familyOf, MODEL_TYPES, unsupportedKind } from "./families.ts";
-import type { Family, MixtureFields } from "./family.ts";
+import type { Family } from "./family.ts";
 import { Fields, MOST } from "./fields.ts";
+import { latentScale, parseLatent } from "./latent.ts";
+import { type Mixture, parseMixture } from "./mixture.ts";
 import { RECURRENT_TYPES } from "./recurrence.ts";
 import {
   type Activation,
   type LayerConfig,
-  type MixtureConfig,
   type ModelConfig,
   type QueryGrowth,
   parseLongRope,
   type RopeConfig,
   type SoftCaps,
+  yarnGrowth,
 } from "./model-config.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
@@ -49,15 +51,18 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
 
   const hiddenSize = fields.size("hidden_size", MOST.width);
   const numHeads = fields.size("num_attention_heads", MOST.heads);
-  const numKvHeads = fields.size("num_key_value_heads", MOST.heads, numHeads);
+  const latent = family.isLatent ? parseLatent(fields) : undefined;
+  const numKvHeads = latent ? 1 : fields.size("num_key_value_heads", MOST.heads, numHeads);
   const numLayers = fields.size("num_hidden_layers", MOST.layers);
   const mixture = parseMixture(fields, family.mixture, numLayers);
-  const headSize = fields.size("head_dim", MOST.headSize, Math.floor(hiddenSize / numHeads));
+  const headSize = latent
+    ? latent.latentSize + latent.rotatedSize
+    : fields.size("head_dim", MOST.headSize, Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
   if (headSize % 2 !== 0) throw fields.invalid(`the head size ${headSize} is odd, but RoPE rotates pairs`);
-  const rotatedSize = rotated ?? parseRotatedSize(fields, family, headSize);
+  const rotatedSize = latent?.rotatedSize ?? rotated ?? parseRotatedSize(fields, family, headSize);
   if (!isPairCount(rotatedSize, headSize)) {
     throw fields.invalid(`RoPE over ${rotatedSize} of ${headSize} dimensions does not rotate pairs`);
   }
@@ -83,6 +88,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     recurrence: layered.layers.some(({ isRecurrent }) => isRecurrent)
       ? family.recurrence?.read(fields, numHeads)
       : undefined,
+    latent,
     gatesAttention: family.gatesAttention,
     hasSinks: family.hasSinks,
     normsValues: family.normsValues,
@@ -101,6 +107,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     queryGrowth: parseQueryGrowth(fields, { contextTokens, rotatedSize, headSize }),
     ...layered,
     ...parseScales(fields, family, { headSize, hiddenSize }),
+    ...(latent && { attentionScale: latentScale(ropeParameters(fields), latent) }),
     caps: parseCaps(fields, family),
     hasQkvBias: family.hasQkvBias ?? fields.boolean(family.qkvBiasField ?? "attention_bias", false),
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
@@ -315,72 +322,6 @@ function parseRopeLayers(fields: Fields, { ropeLayers, ropeField }: Family, numL
   return numbers.map((number) => number === 1);
 }
 
-// Reads the fields of config.json that describe a mixture of experts with a router in each of its layers.
-
-interface Mixture {
-  readonly config: MixtureConfig;
-  /** One per layer. */
-  readonly isMixture: readonly boolean[];
-}
-
-/**
- * Reads a config's mixture. The number of experts has two spellings, which transformers takes for the same.
- *
- * @param family - how the family spells its fields; `undefined` for families without mixtures
- * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the field; `ERR_MODEL_UNSUPPORTED` when no layer is a mixture
- */
-function parseMixture(fields: Fields, family: MixtureFields | undefined, numLayers: number): Mixture | undefined {
-  if (family === undefined || (family.denseType && !fields.count("num_local_experts"))) return undefined;
-  const countField = fields.has("num_experts") ? "num_experts" : "num_local_experts";
-  const numExperts = fields.size(countField, MOST.experts);
-  const expertsPerToken = fields.size("num_experts_per_tok", MOST.expertsPerToken);
-  if (numLayers * numExperts > MOST.expertsOfLayers) {
-    fields.unsupported(countField, `supported are up to ${MOST.expertsOfLayers} in the ${numLayers} layers together`);
-  }
-  if (expertsPerToken > numExperts) {
-    throw fields.invalid(
-      `\`num_experts_per_tok\` ${expertsPerToken} is more than the ${numExperts} experts of a layer`,
-    );
-  }
-  const { normalizesWeights, sharedSize } = family;
-  const isMixture = mixtureLayers(fields, family, numLayers);
-  if (!isMixture.includes(true)) {
-    fields.unsupported("decoder_sparse_step", "supported are models in which a layer has experts");
-  }
-  return {
-    config: {
-      numExperts,
-      expertsPerToken,
-      expertSize: fields.size(family.expertSize, MOST.width),
-      normalizesWeights: normalizesWeights === true || fields.boolean(normalizesWeights, false),
-      sharedSize: sharedSize === undefined ? 0 : fields.size(sharedSize, MOST.width),
-      hasBiases: family.hasBiases,
-      sigmoids: family.hasSigmoids
-        ? { hasBiases: fields.boolean("use_expert_bias", true), scale: fields.positive("routed_scaling_factor", 1) }
-        : undefined,
-    },
-    isMixture,
-  };
-}
-
-/** Finds the layers with experts: every `decoder_sparse_step`-th one that `mlp_only_layers` does not name. */
-function mixtureLayers(
-  fields: Fields,
-  { hasDenseLayers, denseLayers }: MixtureFields,
-  numLayers: number,
-): readonly boolean[] {
-  const numDense = denseLayers === undefined ? 0 : (fields.count(denseLayers) ?? 0);
-  if (numDense > 0) return Array.from({ length: numLayers }, (_, layer) => layer >= numDense);
-  if (!hasDenseLayers) return Array.from({ length: numLayers }, () => true);
-  const step = fields.size("decoder_sparse_step", MOST.integer, 1);
-  const dense = fields.list("mlp_only_layers") ?? [];
-  if (!dense.every((layer) => typeof layer === "number" && Number.isInteger(layer) && layer >= 0)) {
-    throw fields.invalid(`expected \`mlp_only_layers\` to be a list of layers, got ${describeValue(dense)}`);
-  }
-  const isDense = new Set(dense);
-  return Array.from({ length: numLayers }, (_, layer) => (layer + 1) % step === 0 && !isDense.has(layer));
-}
-
 // Reads the rotary angles of a config.
 
 type Sizes = Pick<ModelConfig, "rotatedSize" | "contextTokens">;
@@ -478,8 +419,7 @@ function parseRope(
 function parseYarn(scaling: Fields, contextTokens: number, theta: number): RopeConfig {
   const factor = scaling.positive("factor");
   const scales = ["mscale", "mscale_all_dim"].map((name) => scaling.raw(name) && scaling.positive(name));
-  const growth = (scale: number): number => (factor <= 1 ? 1 : 0.1 * scale * Math.log(factor) + 1);
-  const [own, all] = scales.map((scale) => (typeof scale === "number" ? growth(scale) : undefined));
+  const [own, all] = scales.map((scale) => (typeof scale === "number" ? yarnGrowth(factor, scale) : undefined));
   if (theta === 1) throw scaling.invalid("expected `rope_theta` to be no 1, whose logarithm is a divisor");
   return {
     type: "yarn",
@@ -489,6 +429,6 @@ function parseYarn(scaling: Fields, contextTokens: number, theta: number): RopeC
     fastTurns: scaling.positive("beta_fast", 32),
     slowTurns: scaling.positive("beta_slow", 1),
     isRounded: scaling.boolean("truncate", true),
-    attentionFactor: scaling.positive("attention_factor", own && all ? own / all : growth(1)),
+    attentionFactor: scaling.positive("attention_factor", own && all ? own / all : yarnGrowth(factor, 1)),
   };
 }

@@ -18,7 +18,8 @@ import type { TensorStore } from "../tensor-store.ts";
 import { loadFolderText, loadGgufText, poolingText } from "../text/load-text.ts";
 import { locateEncoder } from "../weights/locate-encoder.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/locate-router.ts";
-import { locateDense, locateMixture, locateModules, locateNext } from "../weights/locate-weights.ts";
+import { locateMixture } from "../weights/locate-mixture.ts";
+import { locateDense, locateModules, locateNext } from "../weights/locate-weights.ts";
 import { mxfp4Tensors, textTensors } from "../weights/tensor-parts.ts";
 import {
   CONFIG_FILE,

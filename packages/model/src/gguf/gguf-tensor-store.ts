@@ -367,6 +367,14 @@ const LAYER_PARTS: Names = new Map([
   ["attn_sinks", "self_attn.sinks"],
   ["attn_q_norm", "self_attn.q_norm"],
   ["attn_k_norm", "self_attn.k_norm"],
+  ["attn_q_a", "self_attn.q_a_proj"],
+  ["attn_q_a_norm", "self_attn.q_a_layernorm"],
+  ["attn_q_b", "self_attn.q_b_proj"],
+  ["attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"],
+  ["attn_kv_a_norm", "self_attn.kv_a_layernorm"],
+  ["attn_kv_b", "self_attn.kv_b_proj"],
+  ["attn_k_b", "self_attn.k_b_proj"],
+  ["attn_v_b", "self_attn.v_b_proj"],
   ["ffn_gate", "mlp.gate_proj"],
   ["ffn_up", "mlp.up_proj"],
   ["ffn_down", "mlp.down_proj"],
@@ -383,6 +391,9 @@ const LAYER_PARTS: Names = new Map([
   ["inp_gate", "per_layer_input_gate"],
   ["proj", "per_layer_projection"],
   ["post_norm", "post_per_layer_input_norm"],
+  ["pre_ffw_norm_2", "pre_feedforward_layernorm_2"],
+  ["post_ffw_norm_1", "post_feedforward_layernorm_1"],
+  ["post_ffw_norm_2", "post_feedforward_layernorm_2"],
   ["layer_output_scale", "layer_scalar"],
 ]);
 
@@ -416,6 +427,12 @@ const RECURRENT_PARTS: Readonly<Record<RecurrenceConfig["kind"], Names>> = {
   ]),
 };
 
+/** Names of further tensors within a layer, with their endings (Gemma 4). */
+const SCALE_PARTS: Names = new Map([
+  ["ffn_gate_inp.scale", "mlp.gate.scale"],
+  ["ffn_down_exps.scale", "mlp.gate.per_expert_scale"],
+]);
+
 const GGML_LAYER = /^blk\.(?<layer>0|[1-9]\d*)\.(?<rest>.+)$/;
 
 /** Names of one expert's products in files of early mixtures, in front of its index. */
@@ -444,8 +461,8 @@ export type NamingFamily = Pick<Family, "norms" | "fused" | "recurrence" | "hasS
  */
 export function hfNameOf(ggmlName: string, family: NamingFamily = { norms: NORMS_BEFORE }): string {
   const { layer: block, rest = "" } = GGML_LAYER.exec(ggmlName)?.groups ?? {};
-  const recurrent = family.recurrence && RECURRENT_PARTS[family.recurrence.kind].get(rest);
-  if (recurrent !== undefined) return `model.layers.${block}.${recurrent}`;
+  const whole = (family.recurrence && RECURRENT_PARTS[family.recurrence.kind].get(rest)) ?? SCALE_PARTS.get(rest);
+  if (whole !== undefined) return `model.layers.${block}.${whole}`;
   const { layer, part = "", kind } = GGML_NAME.exec(ggmlName)?.groups ?? {};
   if (kind === undefined) return hfNameOfExpert(ggmlName);
   const hfPart = layer === undefined ? MODEL_PARTS.get(part) : layerPart(part, family);

@@ -30,6 +30,19 @@ export interface AttentionRefs {
   readonly sinks?: TensorRef | undefined;
   /** @default attention */
   readonly recurrence?: RecurrenceRefs | undefined;
+  /** Products that latent attention has besides; `value` is `key` then, and `keyNorm` `[latentSize]`. @default none */
+  readonly latent?: LatentRefs | undefined;
+}
+
+/** The tensors of latent attention besides those of `AttentionRefs`. */
+export interface LatentRefs {
+  /** Product in front of `query`, and the norm of its outputs; `undefined` where queries are of the stream. */
+  readonly queryLow: LinearRefs | undefined;
+  readonly queryLowNorm: TensorRef | undefined;
+  /** One per head: `[latentSize, plainSize]`. */
+  readonly queries: readonly LinearRefs[];
+  /** One per head: `[valueSize, latentSize]`. */
+  readonly outputs: readonly LinearRefs[];
 }
 
 /** The tensors of a recurrence besides those of `AttentionRefs`; of a short convolution, the convolution alone. */
@@ -69,6 +82,10 @@ export interface MixtureRefs {
   readonly biases?: TensorRef | undefined;
   /** One per expert, each `expertSize` rows. */
   readonly experts: readonly FeedForwardRefs[];
+  /** `[numExperts]`: factors of the experts' weights. @default none */
+  readonly expertScales?: TensorRef | undefined;
+  /** Norms of what the router and experts read, and of both outputs in front of their sum. @default none */
+  readonly norms?: { readonly input: NormRef; readonly sharedOutput: NormRef; readonly output: NormRef } | undefined;
 }
 
 /** The tensors of a layer. Norms are `[hiddenSize]`; those that the family does not have are `undefined`. */
