@@ -52,7 +52,7 @@ describe.skipIf(executablePath === undefined)("the page (skipped without Chromiu
     await writeAdaptersOf(await writeExpertBase(path), { [legal]: { seed: 1 } });
     const tiny = await openStreamedModel(folder);
     models = [tiny, { name: "dense", title: "dense", engine: await openExpertEngine(path, { legal }) }];
-    const told = { ...tiny, engine: scripted(tiny.engine, answers, { reasons: true }) };
+    const told = { ...tiny, engine: scripted(tiny.engine, answers, { reasoningForm: "think" }) };
     server = await listen(chatbot({ models: [told, ...models.slice(1)], pageFolder: await builtPage(folder) }).app);
     browser = await launchChromium(executablePath ?? "");
   });

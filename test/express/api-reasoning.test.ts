@@ -7,7 +7,8 @@ import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
-import { END_ID, openReasoningEngine, THINK_ID } from "../support/reasoning-engine.ts";
+import { scripted } from "../support/chatbot.ts";
+import { CHANNELS_TEMPLATE, END_ID, openReasoningEngine, THINK_ID } from "../support/reasoning-engine.ts";
 import { listen, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -199,5 +200,111 @@ describe("the Messages API", () => {
     expect(off.content.map(({ type }) => type)).toEqual(["text"]);
     const omitted = await anthropic.messages.create({ ...asked, thinking: { ...asked.thinking, display: "omitted" } });
     expect(omitted.content[0]).toMatchObject({ type: "thinking", thinking: "" });
+  });
+});
+
+const ask = (content: string) => ({ model: "tiny", messages: [{ role: "user" as const, content }], max_tokens: 200 });
+
+const callOf = (id: string, city: string) => ({
+  id,
+  type: "function",
+  function: { name: "weather", arguments: { city } },
+});
+const written = (city: string, result: string): string =>
+  `<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{"city": "${city}"}<|call|>` +
+  `<|start|>functions.weather to=assistant<|channel|>commentary<|message|>"${result}"<|end|>`;
+const thought = (text: string): string => `<|start|>assistant<|channel|>analysis<|message|>${text}<|end|>`;
+
+const analysis = "<|channel|>analysis<|message|>Look it up.<|end|><|start|>assistant";
+const answers: Readonly<Record<string, string>> = {
+  plain: `${analysis}<|channel|>final<|message|>It is warm.`,
+  call: `${analysis}<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>`,
+  named: `${analysis} to=functions.weather<|channel|>commentary json<|message|>{"city": "Rome"}`,
+};
+async function* writeChannels(prompt: string): AsyncGenerator<string> {
+  const text = answers[prompt] ?? "";
+  for (let at = 0; at < text.length; at += 5) yield text.slice(at, at + 5);
+}
+
+describe("a model whose answers have channels", () => {
+  const tools = [
+    {
+      type: "function" as const,
+      function: { name: "weather", parameters: { type: "object", properties: { city: { type: "string" } } } },
+    },
+  ];
+  let tiny: ReadMeEngine;
+  let served: RunningServer;
+
+  beforeAll(async () => {
+    tiny = await openReasoningEngine(folder, CHANNELS_TEMPLATE);
+    served = await listen(express().use(readMe({ models: { tiny: scripted(tiny, writeChannels) } })));
+  });
+  afterAll(async () => {
+    await served[Symbol.asyncDispose]();
+    await tiny.dispose();
+  });
+
+  test("says so", () => {
+    expect(tiny.info).toMatchObject({ reasoningForm: "harmony", toolCallForm: "harmony" });
+  });
+
+  test("reasons in chat completions, and answers", async () => {
+    const client = new OpenAI({ apiKey: "any", baseURL: `${served.url}/v1`, maxRetries: 0 });
+    const { choices } = await client.chat.completions.create(ask("plain"));
+    expect(choices[0]?.message).toMatchObject({ reasoning_content: "Look it up.", content: "It is warm." });
+    for (const kind of ["call", "named"]) {
+      const stream = client.chat.completions.stream({ ...ask(kind), tools });
+      let reasoning = "";
+      for await (const {
+        choices: [choice],
+      } of stream)
+        reasoning += (choice?.delta as { reasoning_content?: string } | undefined)?.reasoning_content ?? "";
+      const [whole] = (await stream.finalChatCompletion()).choices;
+      expect([reasoning, whole?.finish_reason, whole?.message.content || null]).toEqual([
+        "Look it up.",
+        "tool_calls",
+        null,
+      ]);
+      const [call] = whole?.message.tool_calls ?? [];
+      expect(call).toMatchObject({
+        function: { name: "weather", arguments: expect.stringContaining("Rome") as string },
+      });
+    }
+  });
+
+  test("thinks and calls in messages", async () => {
+    const client = new Anthropic({ apiKey: "any", baseURL: served.url, maxRetries: 0 });
+    const { content, stop_reason: reason } = await client.messages.create({
+      ...ask("call"),
+      tools: [{ name: "weather", input_schema: { type: "object", properties: { city: { type: "string" } } } }],
+    });
+    expect(content).toMatchObject([
+      { type: "thinking", thinking: "Look it up." },
+      { type: "tool_use", name: "weather", input: { city: "Rome" } },
+    ]);
+    expect(reason).toBe("tool_use");
+  });
+
+  test("reads its reasoning before calls again, and a message with several calls as one for each", async () => {
+    const history = [
+      { role: "user", content: "Where?" },
+      {
+        role: "assistant",
+        content: "",
+        reasoning_content: "Look.",
+        tool_calls: [callOf("a", "Rome"), callOf("b", "Oslo")],
+      },
+      { role: "tool", tool_call_id: "b", content: "cold" },
+      { role: "tool", tool_call_id: "a", content: "warm" },
+      { role: "assistant", content: "Rome.", reasoning_content: "So." },
+      { role: "assistant", content: "I look.", reasoning_content: "Again.", tool_calls: [callOf("c", "Bari")] },
+      { role: "tool", tool_call_id: "c", content: "hot" },
+    ];
+    expect(await tiny.applyTemplate(history, { reasoning_effort: "low" })).toBe(
+      `<|start|>user<|message|>Reasoning: low. 0 tools. Where?<|end|>${thought("Look.")}${written("Rome", "warm")}` +
+        `${written("Oslo", "cold")}<|start|>assistant<|channel|>final<|message|>Rome.<|end|>${thought("I look.")}` +
+        `${written("Bari", "hot")}<|start|>assistant`,
+    );
   });
 });

@@ -223,7 +223,6 @@ describe("what a server tells", () => {
       contextTokens: 77,
       hasChatTemplate: true,
       modelType: "tiny",
-      reasons: false,
     } as const;
     const { url, complete: ask } = await serve({ a: openings.model("a", { info }), b: openings.model("b") });
     const listed = (await getJson(`${url}/v1/models`)).body["data"] as readonly Record<string, unknown>[];

@@ -4,11 +4,12 @@ import type { AllowContext, AllowedTokens, ProcessLogits } from "@readme-moe/cor
 import { describe, expect, test } from "vitest";
 import { limitReasoning, reasoningPlace, type ReasoningRule } from "../../packages/grammar/src/reasoning-limit.ts";
 import {
+  ChannelParser,
   ReasoningParser,
   reasoningStart,
   type ReasoningStart,
-  reasoningBudget,
-} from "../../packages/express/src/reasoning/reasoning.ts";
+} from "../../packages/express/src/reasoning/reasoning-parser.ts";
+import { reasoningBudget } from "../../packages/express/src/reasoning/reasoning.ts";
 import * as fc from "../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
@@ -88,6 +89,104 @@ describe("the parser", () => {
   ] as const)("finds where the answer to %j begins", (prompt, start) => {
     expect(reasoningStart(prompt)).toBe(start);
   });
+});
+
+/** Splits a whole answer at its marks. */
+function plainChannels(text: string): Split {
+  const parts = text.split(/(<\|end\|>|<\|call\|>|<\|return\|>|(?=<\|start\|>))/);
+  const thoughts: string[] = [];
+  let content = "";
+  for (const [at, part = ""] of parts.entries()) {
+    if (at % 2 === 1) continue;
+    const [header = "", ...rest] = part.split("<|message|>");
+    const body = rest.join("<|message|>");
+    const isHeader = /^(?:<\|start\|>|<\|channel\|>| to=)/.test(part);
+    if (!isHeader) content += part;
+    else if (header.includes("to=functions."))
+      content += rest.length > 0 ? part + (parts[at + 1] === "<|call|>" ? "<|call|>" : "") : "";
+    else if (header.includes("analysis")) thoughts.push(body);
+    else content += body;
+  }
+  return { reasoning: thoughts.filter((one) => one !== "").join("\n"), content };
+}
+
+describe("an answer in channels", () => {
+  const messages = fc.array(
+    fc.record({
+      header: fc.constantFrom(
+        "<|channel|>analysis",
+        "<|channel|>final",
+        "<|channel|>commentary",
+        "<|channel|>commentary to=functions.f <|constrain|>json",
+        " to=functions.f<|channel|>commentary json",
+      ),
+      body: fc.constantFrom("", "a <b|> c\n", "{}", "<|me", "x"),
+      end: fc.constantFrom("<|end|>", "<|call|>"),
+    }),
+    { maxLength: 5 },
+  );
+
+  test("is split as at its marks, however the text is cut", () => {
+    fc.assert(
+      fc.property(messages, fc.boolean(), fc.nat(), (all, isCut, seed) => {
+        const whole = all
+          .map(({ header, body, end }, at) => `${at > 0 ? "<|start|>assistant" : ""}${header}<|message|>${body}${end}`)
+          .join("");
+        const text = isCut ? whole.replace(/<\|(?:end|call)\|>$/, "") : whole;
+        const random = seededRandom(seed);
+        const parser = new ChannelParser("<|start|>user<|message|>Hi<|end|><|start|>assistant");
+        const parts: Split[] = [];
+        for (let at = 0; at < text.length;) {
+          const length = 1 + randomInteger(random, 9);
+          parts.push(parser.push(text.slice(at, at + length)));
+          at += length;
+        }
+        parts.push(parser.end());
+        expect(parts.map(({ reasoning }) => reasoning).join("")).toBe(plainChannels(text).reasoning);
+        expect(parts.map(({ content }) => content).join("")).toBe(plainChannels(text).content);
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  test("is content where it has no header, and goes on within the message that the prompt ends with", () => {
+    const free = new ChannelParser("<|start|>assistant");
+    expect([free.push('{"a"'), free.push(": 1}"), free.end()].map(({ content }) => content)).toEqual([
+      '{"a"',
+      ": 1}",
+      "",
+    ]);
+    const within = new ChannelParser("<|start|>assistant<|channel|>analysis<|message|>So");
+    expect(within.isReasoning).toBe(true);
+    expect(within.push(" far.<|end|><|start|>assistant<|channel|>final<|message|>Yes")).toEqual({
+      reasoning: " far.",
+      content: "Yes",
+    });
+  });
+
+  test("that is cut within a header ends there", () => {
+    const parser = new ChannelParser("<|start|>assistant");
+    expect(parser.push("<|channel|>ana")).toEqual({ reasoning: "", content: "" });
+    expect(parser.end()).toEqual({ reasoning: "", content: "" });
+  });
+});
+
+test.each([
+  ["bracket", "[THINK]Hm.[/THINK]Yes.", "Hm.", "Yes."],
+  ["channel", "<|channel>thought\nHm.\n<channel|>Yes.", "Hm.", "Yes."],
+] as const)("reasoning of the form %s is split off", (form, text, reasoning, content) => {
+  const parser = new ReasoningParser("before", form);
+  const parts = [...Array.from(text, (one) => parser.push(one)), parser.end()];
+  expect(parts.map((part) => part.reasoning).join("")).toBe(reasoning);
+  expect(parts.map((part) => part.content).join("")).toBe(content);
+});
+
+test.each([
+  ["channel", "<|turn>model\n<|channel>thought\n<channel|>", "behind"],
+  ["channel", "<|turn>model\n<|channel>thought\n", "within"],
+  ["bracket", "[/INST]", "before"],
+] as const)("an answer of the form %s behind %j begins %s reasoning", (form, prompt, start) => {
+  expect(reasoningStart(prompt, form)).toBe(start);
 });
 
 describe("a budget", () => {

@@ -234,6 +234,20 @@ test("reads latent attention of files with products of heads in stacks, and of o
   expect(layers.map(({ isMixture }) => isMixture)).toEqual(layers.map((_, index) => index > 0));
 });
 
+test("files of gpt-oss end a completion at a call, which they do not name as an end", async () => {
+  const named = ["<|return|>", "a", "<|call|>"].map((text) => {
+    const bytes = Buffer.from(text);
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(bytes.length));
+    return Buffer.concat([length, bytes]);
+  });
+  const tokens = entry("tokenizer.ggml.tokens", 9, array(8, named.length, Buffer.concat(named)));
+  const ends = u32Entry("tokenizer.ggml.eos_token_id", 0);
+  const mixture = mixtureEntries("gpt-oss", { expert_feed_forward_length: 8, "attention.sliding_window": 128 });
+  expect((await configOf("gpt-oss", ...mixture, tokens, ends)).eosTokenIds).toEqual([0, 2]);
+  expect((await configOf("llama", tokens, ends)).eosTokenIds).toEqual([0]);
+});
+
 test("keys without an effect on mixtures are read over", async () => {
   const more = { expert_gating_func: 1, expert_shared_count: 0, expert_group_count: 1 };
   expect((await configOf("olmoe", ...mixtureEntries("olmoe", more))).mixture).toBeDefined();

@@ -48,7 +48,7 @@ const ENGINE: Engine = {
       return script.answer(request);
     },
     accept: acceptTen,
-    info: { reasons: true },
+    info: { reasoningForm: "think" },
   }),
   vocabulary: async () => VOCABULARY,
   applyTemplate: async () => "[assistant]",

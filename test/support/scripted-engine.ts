@@ -37,7 +37,6 @@ const INFO: EngineInfo = {
   hasRouter: true,
   hasChatTemplate: true,
   chatTemplateKnowsTools: false,
-  reasons: false,
   eosTokenIds: [0],
   maxNumSeqs: 4,
   kvCapacityTokens: 256,

@@ -111,7 +111,9 @@ function written(template: ChatTemplate, { start, end }: Recorded, { content, ca
   const to = text.lastIndexOf(end);
   if (asked < 0 || from < start.length || to < from) throw new Error(`Expected ${start} and ${end} in ${text}`);
   const isWhole = [content, ...calls.map(({ name }) => name)].every((part) => text.includes(part, from));
-  return isWhole ? text.slice(from, to) : undefined;
+  // Calls of templates that take one are several turns.
+  const isOneTurn = !text.slice(from, to).includes(start);
+  return isWhole && isOneTurn ? text.slice(from, to) : undefined;
 }
 
 const MARKS = /<[^<>\s]*(?:tool|call|func|arg_|channel)[^<>\s]*>|\[(?:TOOL_CALLS|ARGS)\]|"parameters": |functools/g;

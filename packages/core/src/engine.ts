@@ -26,7 +26,7 @@ import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingDefaults, SamplingParams } from "./sampling/sampling-params.ts";
 import type { CostModel } from "./scheduling/cost-model.ts";
 import type { DraftSource } from "./speculation/plan-drafts.ts";
-import type { ToolCallForm } from "./tool-call-forms.ts";
+import type { ReasoningForm, ToolCallForm } from "./answer-forms.ts";
 
 /** A chat, which the model's template converts to a text. */
 export interface ChatPrompt {
@@ -201,10 +201,10 @@ export interface EngineInfo {
   /** Form in which the model writes calls of tools, as its chat template shows it. @default the template shows none */
   readonly toolCallForm?: ToolCallForm | undefined;
   /**
-   * Whether answers may begin with reasoning between `<think>` and `</think>`: the chat template or the vocabulary has
-   * these marks.
+   * Form in which answers may begin with reasoning, such as that between `<think>` and `</think>`: the chat template or
+   * the vocabulary has its marks. @default answers have no reasoning
    */
-  readonly reasons: boolean;
+  readonly reasoningForm?: ReasoningForm | undefined;
   /** Marks of the model to fill a gap in a text. @default none: the model has no such marks */
   readonly fillIn?: FillInInfo | undefined;
   /** Tokens that end a completion. */

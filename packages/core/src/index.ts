@@ -31,7 +31,7 @@ export * from "./scheduling/read-me.ts";
 export * from "./speculation/acceptance.ts";
 export * from "./speculation/plan-drafts.ts";
 export * from "./task-flow.ts";
-export * from "./tool-call-forms.ts";
+export * from "./answer-forms.ts";
 
 // Modules of which only a part is public.
 export {

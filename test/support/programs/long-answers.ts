@@ -59,7 +59,6 @@ const engine: Engine = {
     hasRouter: false,
     hasChatTemplate: true,
     chatTemplateKnowsTools: false,
-    reasons: false,
     eosTokenIds: [0],
     maxNumSeqs: 4,
     kvCapacityTokens: 256,

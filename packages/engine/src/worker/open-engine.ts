@@ -428,7 +428,7 @@ export function promptInfo(
     hasChatTemplate: chatTemplate !== undefined,
     chatTemplateKnowsTools: chatTemplate?.knowsTools ?? false,
     toolCallForm: chatTemplate?.toolCallForm,
-    reasons: chatTemplate?.reasons(tokenizer) ?? false,
+    reasoningForm: chatTemplate?.reasoningForm(tokenizer),
     ...fillInOf(config, tokenizer),
     eosTokenIds: config.eosTokenIds,
   };

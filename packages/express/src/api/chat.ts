@@ -12,7 +12,8 @@ import {
 } from "@readme-moe/core";
 import type { Grammars } from "@readme-moe/grammar";
 import { engineError, invalid, unsupported } from "../http/errors.ts";
-import { type ChatReasoning, openReasoning, type ReasoningParser, reasoningBudget } from "../reasoning/reasoning.ts";
+import type { AnswerSplitter } from "../reasoning/reasoning-parser.ts";
+import { type ChatReasoning, openReasoning, reasoningBudget } from "../reasoning/reasoning.ts";
 import {
   joinToolCalls,
   type ToolCallDelta,
@@ -126,7 +127,9 @@ export function chatPrompt(
 ): ChatPrompt {
   const { messages, template } = presentTools(body, templateMessages(withFinalText(body, sent)), info);
   // Templates of other models may give variables of these names another meaning.
-  const variables = info.reasons ? reasoningBudget(body, maxTokens).template : body.chat_template_kwargs;
+  const variables = info.reasoningForm
+    ? reasoningBudget(body, maxTokens, info.reasoningForm).template
+    : body.chat_template_kwargs;
   return { messages, template: { ...variables, ...template, ...endOf(body) } };
 }
 
@@ -199,7 +202,7 @@ interface ChatShapeOptions {
 
 interface ChoiceParsers {
   readonly calls: ToolCallParser | undefined;
-  readonly reasoning: ReasoningParser | undefined;
+  readonly reasoning: AnswerSplitter | undefined;
 }
 
 export function chatShape(options: ChatShapeOptions): AnswerShape<ChatChoice> {

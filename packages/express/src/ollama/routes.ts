@@ -213,7 +213,7 @@ export async function ollamaShow(parts: RequestParts, body: OllamaShowBody): Pro
       ...(generates ? ["completion"] : []),
       ...(generates && info.hasChatTemplate ? ["tools"] : []),
       ...(info.fillIn ? ["insert"] : []),
-      ...(generates && info.reasons ? ["thinking"] : []),
+      ...(generates && info.reasoningForm ? ["thinking"] : []),
       ...(info.task === "embed" ? ["embedding"] : []),
     ],
   }));
@@ -259,7 +259,7 @@ function servedName(model: string, { serving, response }: Pick<RequestParts, "se
 }
 
 /** Facts about a model that the routes need. */
-type KnownInfo = Pick<EngineInfo, "task" | "modelType" | "contextTokens" | "hasChatTemplate" | "reasons"> &
+type KnownInfo = Pick<EngineInfo, "task" | "modelType" | "contextTokens" | "hasChatTemplate" | "reasoningForm"> &
   Partial<EngineInfo>;
 
 /** Describes a model. Opens it if too little is known of it. @throws {ApiError} as `ServedModels.lease` */

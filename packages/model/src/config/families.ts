@@ -398,6 +398,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     slidingWindow: (fields) => fields.size("sliding_window", MOST.integer),
     ggufWindows: 2,
     ggufRope: { truncate: false },
+    ggufEnds: ["<|call|>"],
     mixture: {
       expertSize: "intermediate_size",
       normalizesWeights: true,

@@ -90,6 +90,8 @@ export interface Family {
   readonly ggufLargest?: number;
   /** Parameters of RoPE that GGUF files do not name. */
   readonly ggufRope?: Readonly<Record<string, unknown>>;
+  /** Tokens that end a completion and that GGUF files do not name as such. @default none */
+  readonly ggufEnds?: readonly string[];
   /** Config field that names the function of an FFN's gate. @default "hidden_act" */
   readonly activationField?: string;
   /** @default queries and keys have no norm */

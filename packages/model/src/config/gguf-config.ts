@@ -110,7 +110,10 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     mlp_bias: store.has("model.layers.0.mlp.gate_proj.bias"),
     tie_word_embeddings: !store.has("lm_head.weight"),
     bos_token_id: metadata.get("tokenizer.ggml.bos_token_id"),
-    eos_token_id: ["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
+    eos_token_id: [
+      ...["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
+      ...endsOf(family, metadata.get("tokenizer.ggml.tokens")),
+    ],
   };
   const rotated = get(family.layerSizes ? "rope.dimension_count_swa" : "rope.dimension_count");
   const pooling = isEncoder ? encoderPooling(store, get) : ggufPooling(store, get);
@@ -155,6 +158,11 @@ async function layerFields(
       sliding_attention: { rope_type: "default", rope_theta: get(GGUF_ALTERNATION_KEYS.theta) },
     },
   };
+}
+
+/** Lists the ids of tokens that end a completion of a family. */
+function endsOf({ ggufEnds = [] }: Family, tokens: unknown): readonly number[] {
+  return Array.isArray(tokens) ? ggufEnds.map((text) => tokens.indexOf(text)).filter((id) => id >= 0) : [];
 }
 
 /** Returns a list of metadata as an array; `undefined` for another value. */

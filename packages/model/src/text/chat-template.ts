@@ -4,6 +4,8 @@ import {
   describeValue,
   isRecord,
   ReadMeError,
+  type ReasoningForm,
+  reasoningFormOf,
   type ToolCallForm,
   toolCallFormOf,
   toolCallMarks,
@@ -100,13 +102,13 @@ export class ChatTemplate {
   }
 
   /**
-   * Whether answers may begin with reasoning between `<think>` and `</think>`.
-   * @param tokenizer - tokenizer whose vocabulary may have the marks
+   * Finds the form in which answers may begin with reasoning.
+   * @param tokenizer - tokenizer whose vocabulary may have `<think>` and `</think>`
    */
-  reasons(tokenizer: Pick<Tokenizer, "tokenId">): boolean {
+  reasoningForm(tokenizer: Pick<Tokenizer, "tokenId">): ReasoningForm | undefined {
     const { default: source, toolUse = "" } = this.#sources;
-    const hasTokens = tokenizer.tokenId("<think>") !== undefined && tokenizer.tokenId("</think>") !== undefined;
-    return hasTokens || source.includes("</think>") || toolUse.includes("</think>");
+    const hasTokens = ["<think>", "</think>"].every((mark) => tokenizer.tokenId(mark) !== undefined);
+    return reasoningFormOf(source + toolUse) ?? (hasTokens ? "think" : undefined);
   }
 
   /**
@@ -147,7 +149,7 @@ export class ChatTemplate {
         unk_token: this.#tokens.unkToken?.text,
         pad_token: this.#tokens.padToken?.text,
         ...variables,
-        messages: messages.map(formOf),
+        messages: (takesOneCall(source) ? messages.flatMap(oneCallEach) : messages).map(formOf),
         // `null` as in transformers, since templates ask `is not none`.
         tools: hasTools ? tools : null,
         documents,
@@ -175,7 +177,9 @@ export class ChatTemplate {
     if (this.knowsPairs && readsPartsOnly(source)) return splitText;
     const loops = source.match(/\{%-?\s*for\s[^%]*/g) ?? [];
     const formOf: ParsedTemplate["formOf"] = loops.some((loop) => /\bcontent\b/.test(loop)) ? (one) => one : joinText;
-    if (source.includes("tool_calls")) return formOf;
+    const names = ["thinking", "reasoning"].filter((name) => new RegExp(`[.'"]${name}\\b`).test(source));
+    const named: typeof formOf = (message, index) => withReasoning(formOf(message, index), names);
+    if (source.includes("tool_calls")) return source.includes("reasoning_content") ? formOf : named;
     const form = toolCallFormOf(source);
     const [mark = ""] = form === undefined ? [] : toolCallMarks(form);
     return (message, index) => withCallsInText(formOf(message, index), mark);
@@ -211,6 +215,40 @@ function joinText(message: ChatMessage, index: number): ChatMessage {
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${what}, but this model's chat template takes text only`);
   }
   return { ...message, content: content.map((part) => part["text"]).join("\n") };
+}
+
+/** Gives the reasoning before a call the names that a template has for it. Beside a content it would be refused. */
+function withReasoning(message: ChatMessage, names: readonly string[]): ChatMessage {
+  const { reasoning_content: reasoning, content, tool_calls: calls } = message;
+  if (typeof reasoning !== "string" || !calls || content) return message;
+  return { ...message, ...Object.fromEntries(names.map((name) => [name, reasoning])) };
+}
+
+/** Tells whether a template writes the first call of a message alone (gpt-oss). */
+function takesOneCall(source: string): boolean {
+  return /\.tool_calls\[0\]/.test(source) && !/\{%-?\s*for\s[^%]*tool_calls/.test(source);
+}
+
+/** Makes a message of each call, which the call's result follows. */
+function oneCallEach(message: ChatMessage, index: number, messages: readonly ChatMessage[]): readonly ChatMessage[] {
+  const { tool_calls: calls, content: _content, reasoning_content: _reasoning, ...rest } = message;
+  const isRead = (at: number): boolean => messages[at]?.role === "tool";
+  // Results of several calls are placed with these.
+  if (isRead(index)) {
+    const asking = messages.findLast(({ role }, at) => at < index && role !== "tool")?.["tool_calls"];
+    return isList(asking) && asking.length > 1 ? [] : [message];
+  }
+  if (!isList(calls)) return [message];
+  const end = messages.findIndex((_one, at) => at > index && !isRead(at));
+  const results = calls.length > 1 ? messages.slice(index + 1, end === -1 ? undefined : end) : [];
+  const isNamed = results.some((result) => result["tool_call_id"] !== undefined);
+  return calls.flatMap((call, place): ChatMessage[] => {
+    const isOf = (result: ChatMessage): boolean => isRecord(call) && result["tool_call_id"] === call["id"];
+    const result = isNamed ? results.find(isOf) : results[place];
+    // A content that is `null` is none to such a template.
+    const { content: own, ...others } = place === 0 ? message : { ...rest, content: null };
+    return [{ ...others, ...(own === null ? {} : { content: own }), tool_calls: [call] }, ...(result ? [result] : [])];
+  });
 }
 
 /** Writes calls of tools into a content, for templates that leave them out, such as Granite 3's. */

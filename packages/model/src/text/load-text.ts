@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { describeValue, isRecord, toolCallMarks } from "@readme-moe/core";
+import { describeValue, isRecord, REASONING_FORMS, toolCallMarks } from "@readme-moe/core";
 import type { ModelConfig } from "../config/model-config.ts";
 import { corrupt, notFound, unsupported } from "../files/errors.ts";
 import { isList, type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
@@ -23,19 +23,21 @@ export interface ModelText {
 /** Loads tokenizer and chat template of a Hugging Face folder. @throws {ReadMeError} naming the file */
 export async function loadFolderText(folder: string): Promise<ModelText> {
   const tokenizer = await loadTokenizer(folder);
-  return showingCalls({ tokenizer, chatTemplate: await loadChatTemplate(folder, tokenizer) });
+  return showingMarks({ tokenizer, chatTemplate: await loadChatTemplate(folder, tokenizer) });
 }
 
 /** Loads tokenizer and chat template from a GGUF file's metadata. @throws {ReadMeError} naming the key */
 export function loadGgufText(path: string, metadata: GgufMetadata): ModelText {
   const tokenizer = ggufTokenizer(metadata, path);
-  return showingCalls({ tokenizer, chatTemplate: ggufChatTemplate(metadata, path, tokenizer) });
+  return showingMarks({ tokenizer, chatTemplate: ggufChatTemplate(metadata, path, tokenizer) });
 }
 
-/** Makes the marks of tool calls a part of answers, also where they are control tokens. */
-function showingCalls(text: ModelText): ModelText {
-  const form = text.chatTemplate?.toolCallForm;
-  if (form !== undefined) text.tokenizer.show(toolCallMarks(form));
+/** Makes the marks of reasoning and of tool calls a part of answers, also where they are control tokens. */
+function showingMarks(text: ModelText): ModelText {
+  const { tokenizer, chatTemplate } = text;
+  const [calls, reasoning] = [chatTemplate?.toolCallForm, chatTemplate?.reasoningForm(tokenizer)];
+  if (calls !== undefined) tokenizer.show(toolCallMarks(calls));
+  if (reasoning !== undefined) tokenizer.show(REASONING_FORMS[reasoning].marks);
   return text;
 }
 

@@ -1,4 +1,4 @@
-// Forms in which models write calls of tools, by what their chat templates show.
+// Forms in which models write reasoning and calls of tools, by what their chat templates show.
 
 /** A form, as far as templates and tokenizers are concerned with it. */
 interface TemplateForm {
@@ -68,4 +68,40 @@ export function toolCallFormOf(template: string): ToolCallForm | undefined {
 /** Lists the marks of a form that may be control tokens. */
 export function toolCallMarks(form: ToolCallForm): readonly string[] {
   return TEMPLATE_FORMS[form].marks ?? [];
+}
+
+/** Marks around the reasoning of an answer. */
+interface ReasoningMarks {
+  readonly begin: string;
+  readonly end: string;
+  /** Text behind `begin` that is no reasoning. @default none */
+  readonly label?: string;
+  /** Marks that may be control tokens; they are part of an answer's text. */
+  readonly marks: readonly string[];
+}
+
+/** Name of a form in which models write reasoning. */
+export type ReasoningForm = "think" | "bracket" | "channel" | "harmony";
+
+/** Forms of reasoning by their names. In "harmony" messages of several channels follow each other (gpt-oss). */
+export const REASONING_FORMS: Readonly<Record<ReasoningForm, ReasoningMarks>> = {
+  think: pairOf("<think>", "</think>"),
+  bracket: pairOf("[THINK]", "[/THINK]"),
+  channel: { ...pairOf("<|channel>", "<channel|>"), label: "thought" },
+  harmony: {
+    begin: "<|channel|>analysis<|message|>",
+    end: "<|end|>",
+    marks: [...(TEMPLATE_FORMS.harmony.marks ?? []), "<|end|>"],
+  },
+};
+
+function pairOf(begin: string, end: string): ReasoningMarks {
+  return { begin, end, marks: [begin, end] };
+}
+
+/** Finds the form of reasoning that a chat template shows. @returns `undefined` for a template that shows none */
+export function reasoningFormOf(template: string): ReasoningForm | undefined {
+  if (toolCallFormOf(template) === "harmony") return "harmony";
+  const names = ["think", "bracket", "channel"] as const;
+  return names.find((name) => template.includes(REASONING_FORMS[name].end));
 }
