@@ -410,6 +410,8 @@ function metadataOf(config: Json): Metadata {
       "attention.key_length": num(fullHeads(config), "head_dim"),
       feed_forward_length: undefined,
       "attention.key_length_swa": num(config, "head_dim"),
+      "attention.value_length": num(fullHeads(config), "head_dim"),
+      "attention.value_length_swa": num(config, "head_dim"),
       "attention.shared_kv_layers": num(config, "num_kv_shared_layers"),
       embedding_length_per_layer_input: num(config, "hidden_size_per_layer_input"),
       "rope.dimension_count_swa": num(config, "head_dim"),
@@ -458,7 +460,8 @@ function metadataOf(config: Json): Metadata {
   const share = (rope["partial_rotary_factor"] as number | undefined) ?? 1;
   const headSize =
     (config["head_dim"] as number | undefined) ?? num(config, "hidden_size") / num(config, "num_attention_heads");
-  integers["rope.dimension_count"] = isLatent ? num(config, "qk_rope_head_dim") : share * headSize;
+  const ofFull = isGemma ? num(fullHeads(config), "head_dim") : share * headSize;
+  integers["rope.dimension_count"] = isLatent ? num(config, "qk_rope_head_dim") : ofFull;
   const named = (key: string): string => `${architecture}.${key}`;
   const entries = (numbers: Readonly<Record<string, number | undefined>>, type: "uint32" | "float32") =>
     Object.entries(numbers).flatMap(([key, value]) =>
