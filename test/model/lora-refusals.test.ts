@@ -306,4 +306,12 @@ describe("over a mixture, an adapter", () => {
       await expectReadMeError(open(folder, base), "ERR_MODEL_UNSUPPORTED", ...message);
     });
   });
+
+  test("of latent attention is refused, of its head taken", async () => {
+    await withModel(fixture("latent/deepseek-v2-low"), async (base) => {
+      await open(await adapterOf(base, { modules: ["lm_head"] }), base);
+      const refused = open(await adapterOf(base, { modules: ["self_attn.o_proj"] }), base);
+      await expectReadMeError(refused, "ERR_MODEL_UNSUPPORTED", "self_attn.o_proj", "latent attention");
+    });
+  });
 });

@@ -162,6 +162,9 @@ function placesOf(store: SafetensorsFile, module: string, model: ModelConfig): r
   if (layer !== "" && isOfAttention && model.layers[Number(layer)]?.isRecurrent) {
     throw unsupported(store.path, `changes ${quoted(module)}, in a layer without attention`);
   }
+  if (model.latent && isOfAttention) {
+    throw unsupported(store.path, `changes ${quoted(module)}, in latent attention; supported is lm_head`);
+  }
   if (model.gatesAttention && part === "self_attn.q_proj") {
     throw unsupported(
       store.path,
