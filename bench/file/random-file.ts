@@ -7,6 +7,7 @@ import { seededRandom } from "@readme-moe/core";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { hasMoreBits } from "../../packages/refactor/src/blocks/block-mixes.ts";
 import { hyperparameters, madeTokenizer } from "../../test/support/gguf/convert-model.ts";
+import type { GgufInputValue } from "../../packages/model/src/gguf/encode-metadata.ts";
 import { type BlockType, type GgufInput, writeGguf } from "../../test/support/gguf/write-gguf.ts";
 
 /** Source of tokens; ids that it does not have are unused. */
@@ -92,6 +93,27 @@ export const FILE_SHAPES = {
     rms_norm_eps: 1e-6,
     tie_word_embeddings: false,
   },
+  /** A sixth of the layers of GLM 4.7 Flash. */
+  "glm-4.7-flash-8-layers": {
+    model_type: "glm4_moe_lite",
+    hidden_size: 2048,
+    intermediate_size: 10_240,
+    moe_intermediate_size: 1536,
+    n_routed_experts: 64,
+    n_shared_experts: 1,
+    num_experts_per_tok: 4,
+    num_hidden_layers: 8,
+    num_attention_heads: 20,
+    q_lora_rank: 768,
+    kv_lora_rank: 512,
+    qk_rope_head_dim: 64,
+    qk_nope_head_dim: 192,
+    v_head_dim: 256,
+    vocab_size: 154_880,
+    max_position_embeddings: 202_752,
+    rope_theta: 1e6,
+    tie_word_embeddings: false,
+  },
 } as const;
 
 /** Writes a file. @param shape - a config.json; its sizes are whole blocks of 256 */
@@ -100,7 +122,7 @@ export async function writeRandomFile(shape: Readonly<Record<string, unknown>>, 
   const tokenizer = await madeTokenizer({ path: TOKENIZER, config });
   const hasNext = shape["mtp_num_hidden_layers"] === 1;
   const all = hasNext ? withNext(config) : config;
-  const metadata = new Map([...hyperparameters({ config: all }), ...tokenizer]);
+  const metadata = new Map([...hyperparameters({ config: all }), ...latentKeys(config), ...tokenizer]);
   if (hasNext) metadata.set("qwen35.nextn_predict_layers", { type: "uint32", value: 1 });
   await writeGguf(path, [...tensorsOf(all), ...(hasNext ? fusionOf(config) : [])], metadata);
 }
@@ -131,8 +153,8 @@ function tensorsOf(config: ModelConfig): readonly GgufInput[] {
       norm(`${at}.attn_norm`),
       ...(config.layers[layer]?.isRecurrent ? recurrenceOf(config, at) : attentionOf(config, at, more)),
       norm(`${at}.${isQwenHybrid ? "post_attention_norm" : "ffn_norm"}`),
-      ...(config.mixture ? expertsOf(config, at, more) : []),
-      ...(config.mixture
+      ...(config.layers[layer]?.isMixture ? expertsOf(config, at, more) : []),
+      ...(config.layers[layer]?.isMixture
         ? []
         : [
             matrix(`${at}.ffn_gate`, "Q4_K", [intermediateSize, hiddenSize]),
@@ -150,8 +172,52 @@ function tensorsOf(config: ModelConfig): readonly GgufInput[] {
   ];
 }
 
+/** Lists what files say of latent attention, and of mixtures beside it. */
+function latentKeys({ latent, rotatedSize, mixture, layers }: ModelConfig): ReturnType<typeof hyperparameters> {
+  if (!latent) return new Map();
+  const { latentSize, plainSize, valueSize, queryRank = 0 } = latent;
+  const { sharedSize = 0, expertSize = 1, sigmoids } = mixture ?? {};
+  const sizes = {
+    "attention.q_lora_rank": queryRank,
+    "attention.kv_lora_rank": latentSize,
+    "attention.value_length": latentSize,
+    "attention.key_length_mla": plainSize + rotatedSize,
+    "attention.value_length_mla": valueSize,
+    leading_dense_block_count: layers.filter(({ isMixture }) => !isMixture).length,
+    expert_shared_count: sharedSize / expertSize,
+    expert_gating_func: 2,
+  };
+  return new Map<string, GgufInputValue>([
+    ...Object.entries(sizes).map(([key, value]) => [`deepseek2.${key}`, { type: "uint32", value }] as const),
+    ["deepseek2.expert_weights_scale", { type: "float32", value: sigmoids?.scale ?? 1 }],
+    ["deepseek2.expert_weights_norm", { type: "bool", value: true }],
+  ]);
+}
+
+function latentOf(config: ModelConfig, latent: NonNullable<ModelConfig["latent"]>, at: string): readonly GgufInput[] {
+  const { hiddenSize, numHeads, headSize, rotatedSize } = config;
+  const { latentSize, plainSize, valueSize, queryRank = hiddenSize } = latent;
+  return [
+    matrix(`${at}.attn_q_a`, "Q4_K", [queryRank, hiddenSize]),
+    vector(`${at}.attn_q_a_norm.weight`, queryRank, 1),
+    matrix(`${at}.attn_q_b`, "Q4_K", [numHeads * (plainSize + rotatedSize), queryRank]),
+    matrix(`${at}.attn_kv_a_mqa`, "Q4_K", [headSize, hiddenSize]),
+    vector(`${at}.attn_kv_a_norm.weight`, latentSize, 1),
+    // Its rows are no whole blocks of 256.
+    {
+      name: `${at}.attn_k_b.weight`,
+      type: "Q8_0",
+      shape: [numHeads, latentSize, plainSize],
+      floats: async () => uniform(`${at}.attn_k_b`, numHeads * latentSize * plainSize),
+    },
+    matrix(`${at}.attn_v_b`, "Q4_K", [numHeads, valueSize, latentSize]),
+    matrix(`${at}.attn_output`, "Q4_K", [hiddenSize, numHeads * valueSize]),
+  ];
+}
+
 function attentionOf(config: ModelConfig, at: string, more: NoiseType): readonly GgufInput[] {
   const { hiddenSize, numHeads, numKvHeads, headSize, gatesAttention } = config;
+  if (config.latent) return latentOf(config, config.latent, at);
   const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
   const biases = { q: querySize, k: keySize, v: keySize };
   return [
@@ -167,15 +233,22 @@ function attentionOf(config: ModelConfig, at: string, more: NoiseType): readonly
 }
 
 function expertsOf({ hiddenSize, mixture }: ModelConfig, at: string, more: NoiseType): readonly GgufInput[] {
-  const { numExperts = 0, expertSize = 0 } = mixture ?? {};
+  const { numExperts = 0, expertSize = 0, sharedSize = 0, sigmoids } = mixture ?? {};
   const name = `${at}.ffn_gate_inp.weight`;
-  const random = seededRandom(crc32(name));
-  const floats = async () => Float32Array.from({ length: numExperts * hiddenSize }, () => 0.1 * random() - 0.05);
+  const floats = async () => uniform(name, numExperts * hiddenSize);
   return [
     { name, type: "F32", shape: [numExperts, hiddenSize], floats },
     matrix(`${at}.ffn_gate_exps`, "Q4_K", [numExperts, expertSize, hiddenSize]),
     matrix(`${at}.ffn_up_exps`, "Q4_K", [numExperts, expertSize, hiddenSize]),
     matrix(`${at}.ffn_down_exps`, more, [numExperts, hiddenSize, expertSize]),
+    ...(sigmoids?.hasBiases ? [vector(`${at}.exp_probs_b.bias`, numExperts, 0)] : []),
+    ...(sharedSize > 0
+      ? [
+          matrix(`${at}.ffn_gate_shexp`, "Q4_K", [sharedSize, hiddenSize]),
+          matrix(`${at}.ffn_up_shexp`, "Q4_K", [sharedSize, hiddenSize]),
+          matrix(`${at}.ffn_down_shexp`, more, [hiddenSize, sharedSize]),
+        ]
+      : []),
   ];
 }
 
@@ -205,6 +278,12 @@ function recurrenceOf({ hiddenSize, recurrence }: ModelConfig, at: string): read
     vector(`${at}.ssm_norm.weight`, valueSize, 1),
     matrix(`${at}.ssm_out`, "Q4_K", [hiddenSize, values]),
   ];
+}
+
+/** Draws numbers within 0.05 of 0. */
+function uniform(name: string, length: number): Float32Array {
+  const random = seededRandom(crc32(name));
+  return Float32Array.from({ length }, () => 0.1 * random() - 0.05);
 }
 
 function vector(name: string, size: number, value: number): GgufInput {
