@@ -242,10 +242,11 @@ test("files of gpt-oss end a completion at a call, which they do not name as an 
     return Buffer.concat([length, bytes]);
   });
   const tokens = entry("tokenizer.ggml.tokens", 9, array(8, named.length, Buffer.concat(named)));
-  const ends = u32Entry("tokenizer.ggml.eos_token_id", 0);
+  // A message ends an answer in files of other families alone.
+  const ends = ["eos", "eot"].map((name, id) => u32Entry(`tokenizer.ggml.${name}_token_id`, id));
   const mixture = mixtureEntries("gpt-oss", { expert_feed_forward_length: 8, "attention.sliding_window": 128 });
-  expect((await configOf("gpt-oss", ...mixture, tokens, ends)).eosTokenIds).toEqual([0, 2]);
-  expect((await configOf("llama", tokens, ends)).eosTokenIds).toEqual([0]);
+  expect((await configOf("gpt-oss", ...mixture, tokens, ...ends)).eosTokenIds).toEqual([0, 2]);
+  expect((await configOf("llama", tokens, ...ends)).eosTokenIds).toEqual([0, 1]);
 });
 
 test("keys without an effect on mixtures are read over", async () => {

@@ -90,7 +90,7 @@ export interface Family {
   readonly ggufLargest?: number;
   /** Parameters of RoPE that GGUF files do not name. */
   readonly ggufRope?: Readonly<Record<string, unknown>>;
-  /** Tokens that end a completion and that GGUF files do not name as such. @default none */
+  /** Tokens that end a completion beside the end of text, whatever others GGUF files name. @default those */
   readonly ggufEnds?: readonly string[];
   /** Config field that names the function of an FFN's gate. @default "hidden_act" */
   readonly activationField?: string;

@@ -110,10 +110,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     mlp_bias: store.has("model.layers.0.mlp.gate_proj.bias"),
     tie_word_embeddings: !store.has("lm_head.weight"),
     bos_token_id: metadata.get("tokenizer.ggml.bos_token_id"),
-    eos_token_id: [
-      ...["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
-      ...endsOf(family, metadata.get("tokenizer.ggml.tokens")),
-    ],
+    eos_token_id: endsOf(family, metadata),
   };
   const rotated = get(family.layerSizes ? "rope.dimension_count_swa" : "rope.dimension_count");
   const pooling = isEncoder ? encoderPooling(store, get) : ggufPooling(store, get);
@@ -160,9 +157,14 @@ async function layerFields(
   };
 }
 
-/** Lists the ids of tokens that end a completion of a family. */
-function endsOf({ ggufEnds = [] }: Family, tokens: unknown): readonly number[] {
-  return Array.isArray(tokens) ? ggufEnds.map((text) => tokens.indexOf(text)).filter((id) => id >= 0) : [];
+/** Lists the tokens that end a completion: those that a file names, or the first one of them and its family's. */
+function endsOf({ ggufEnds }: Family, metadata: ReadonlyMap<string, unknown>): readonly unknown[] {
+  const tokens = metadata.get("tokenizer.ggml.tokens");
+  const named = (ggufEnds ? ["eos"] : ["eos", "eot", "eom"]).flatMap(
+    (name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? [],
+  );
+  const ofFamily = ggufEnds && Array.isArray(tokens) ? ggufEnds.map((text) => tokens.indexOf(text)) : [];
+  return [...named, ...ofFamily.filter((id) => id >= 0)];
 }
 
 /** Returns a list of metadata as an array; `undefined` for another value. */
