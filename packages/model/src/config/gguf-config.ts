@@ -399,7 +399,7 @@ function ggufMixtureFields(
   for (const [key, harmless] of Object.entries(UNSUPPORTED_KEYS)) {
     const value = get(key);
     const isRead =
-      (key === SHARED_KEY && sharedSize !== undefined) ||
+      (key === SHARED_KEY && (sharedSize ?? sharedExperts) !== undefined) ||
       (key === DENSE_KEY && denseLayers !== undefined) ||
       (key === COUNT_KEY && sharedExperts !== undefined) ||
       (key === SCALE_KEY && scalesWeights) ||
