@@ -203,14 +203,9 @@ function latentOf(config: ModelConfig, latent: NonNullable<ModelConfig["latent"]
     matrix(`${at}.attn_q_b`, "Q4_K", [numHeads * (plainSize + rotatedSize), queryRank]),
     matrix(`${at}.attn_kv_a_mqa`, "Q4_K", [headSize, hiddenSize]),
     vector(`${at}.attn_kv_a_norm.weight`, latentSize, 1),
-    // Its rows are no whole blocks of 256.
-    {
-      name: `${at}.attn_k_b.weight`,
-      type: "Q8_0",
-      shape: [numHeads, latentSize, plainSize],
-      floats: async () => uniform(`${at}.attn_k_b`, numHeads * latentSize * plainSize),
-    },
-    matrix(`${at}.attn_v_b`, "Q4_K", [numHeads, valueSize, latentSize]),
+    // Products of heads keep 8 bits, as in published files.
+    bytes(`${at}.attn_k_b.weight`, [numHeads, latentSize, plainSize]),
+    bytes(`${at}.attn_v_b.weight`, [numHeads, valueSize, latentSize]),
     matrix(`${at}.attn_output`, "Q4_K", [hiddenSize, numHeads * valueSize]),
   ];
 }
@@ -284,6 +279,10 @@ function recurrenceOf({ hiddenSize, recurrence }: ModelConfig, at: string): read
 function uniform(name: string, length: number): Float32Array {
   const random = seededRandom(crc32(name));
   return Float32Array.from({ length }, () => 0.1 * random() - 0.05);
+}
+
+function bytes(name: string, shape: readonly [number, number, number]): GgufInput {
+  return { name, type: "Q8_0", shape, floats: async () => uniform(name, shape[0] * shape[1] * shape[2]) };
 }
 
 function vector(name: string, size: number, value: number): GgufInput {
