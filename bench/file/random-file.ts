@@ -204,8 +204,8 @@ function latentOf(config: ModelConfig, latent: NonNullable<ModelConfig["latent"]
     matrix(`${at}.attn_kv_a_mqa`, "Q4_K", [headSize, hiddenSize]),
     vector(`${at}.attn_kv_a_norm.weight`, latentSize, 1),
     // Products of heads keep 8 bits, as in published files.
-    bytes(`${at}.attn_k_b.weight`, [numHeads, latentSize, plainSize]),
-    bytes(`${at}.attn_v_b.weight`, [numHeads, valueSize, latentSize]),
+    inBytes(`${at}.attn_k_b.weight`, [numHeads, latentSize, plainSize]),
+    inBytes(`${at}.attn_v_b.weight`, [numHeads, valueSize, latentSize]),
     matrix(`${at}.attn_output`, "Q4_K", [hiddenSize, numHeads * valueSize]),
   ];
 }
@@ -281,7 +281,7 @@ function uniform(name: string, length: number): Float32Array {
   return Float32Array.from({ length }, () => 0.1 * random() - 0.05);
 }
 
-function bytes(name: string, shape: readonly [number, number, number]): GgufInput {
+function inBytes(name: string, shape: readonly [number, number, number]): GgufInput {
   return { name, type: "Q8_0", shape, floats: async () => uniform(name, shape[0] * shape[1] * shape[2]) };
 }
 
