@@ -66,6 +66,7 @@ const NAMES: Readonly<Record<string, string>> = {
   "linear_attn.in_proj_z.weight": "attn_gate.weight",
   "linear_attn.in_proj_b.weight": "ssm_beta.weight",
   "linear_attn.in_proj_a.weight": "ssm_alpha.weight",
+  "linear_attn.in_proj_ba.weight": "ssm_ba.weight",
   "linear_attn.conv1d.weight": "ssm_conv1d.weight",
   "linear_attn.dt_bias": "ssm_dt.bias",
   "linear_attn.A_log": "ssm_a",
@@ -141,7 +142,7 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
   const add = (name: string, shape: readonly number[], floats: Float32Array): void =>
     void made.set(name, [shape, floats]);
   const modelType = config["model_type"] as string;
-  const isQwen = modelType.startsWith("qwen3_5");
+  const isQwen = /^qwen3_(?:5|next)/.test(modelType);
   const numLayers = num(config, "num_hidden_layers");
   for (const stored of store.names) {
     const { shape } = store.info(stored);
@@ -173,6 +174,10 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
     }
     if (part === "self_attn.kv_b_proj.weight" && hasStacks(config)) {
       for (const [own, values] of stacksOf(floats, config)) add(block + own, ...values);
+      continue;
+    }
+    if (part === "linear_attn.in_proj_qkvz.weight") {
+      for (const [own, values] of productsOf([shape, floats], config)) add(block + own, ...values);
       continue;
     }
     const halves = HALVES[part];
@@ -224,6 +229,23 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
     tensors,
     new Map([...metadataOf(store.has("mtp.fc.weight") ? withNext(config) : config), ...tokenizer]),
   );
+}
+
+/** Takes the products of Qwen3-Next apart, whose rows are those of one head of keys after another. */
+function productsOf([[rows = 0, columns = 1], floats]: Values, config: Json): readonly (readonly [string, Values])[] {
+  const keyHeads = num(config, "linear_num_key_heads");
+  const shared = num(config, "linear_num_value_heads") / keyHeads;
+  const [key, value] = [num(config, "linear_key_head_dim"), shared * num(config, "linear_value_head_dim")];
+  const part = (from: number, size: number): number[] =>
+    Array.from({ length: keyHeads }, (_, head) => {
+      const first = (head * rows) / keyHeads + from;
+      return Array.from(floats.subarray(first * columns, (first + size) * columns));
+    }).flat();
+  const mixed = [...part(0, key), ...part(key, key), ...part(2 * key, value)];
+  return [
+    ["attn_qkv.weight", [[mixed.length / columns, columns], Float32Array.from(mixed)]],
+    ["attn_gate.weight", [[keyHeads * value, columns], Float32Array.from(part(2 * key + value, value))]],
+  ];
 }
 
 /** Whether the file has stacks of heads' products, as newer ones. Older ones have one product of all heads. */
@@ -282,7 +304,7 @@ function expertsOf(part: string, [shape, floats]: Values): readonly (readonly [s
 /** Changes what the converter changes: orders, signs, offsets and shapes. */
 function changed(part: string, [shape, floats]: Values, config: Json): Values {
   const [rows = 0, columns = 1] = shape;
-  const isQwen = part.startsWith("linear_attn") || (config["model_type"] as string).startsWith("qwen3_5");
+  const isQwen = part.startsWith("linear_attn") || /^qwen3_(?:5|next)/.test(config["model_type"] as string);
   if (part.endsWith("A_log"))
     return tiled(part, [part.startsWith("mamba") ? [rows, 1] : shape, floats.map((x) => -Math.exp(x))], config);
   if (part === "mamba.D") return [[rows, 1], floats];
@@ -336,7 +358,8 @@ function listsOfGemma(config: Json, types: readonly string[]): readonly (readonl
 
 /** Puts heads of values that share one of keys apart: the first of each, then the second. */
 function tiled(part: string, [shape, floats]: Values, config: Json): Values {
-  if (!part.startsWith("linear_attn.") || part === "linear_attn.norm.weight") return [shape, floats];
+  const isTiled = part.startsWith("linear_attn.") && config["model_type"] !== "qwen3_next";
+  if (!isTiled || part === "linear_attn.norm.weight") return [shape, floats];
   const [keyHeads, heads] = [num(config, "linear_num_key_heads"), num(config, "linear_num_value_heads")];
   const [keySize, size] = [num(config, "linear_key_head_dim"), num(config, "linear_value_head_dim")];
   const order = Array.from(
@@ -387,6 +410,7 @@ function metadataOf(config: Json): Metadata {
     granitemoehybrid: "granitehybrid",
     qwen3_5_text: "qwen35",
     qwen3_5_moe_text: "qwen35moe",
+    qwen3_next: "qwen3next",
   }[modelType]!;
   const isLatent = architecture === "deepseek2";
   const hasSigmoids = modelType === "lfm2_moe" || (isLatent && modelType !== "deepseek_v2");

@@ -81,7 +81,7 @@ export const GATED_DELTA: RecurrenceFields = {
       keySize: fields.size("linear_key_head_dim", MOST.headSize, 128),
       numValueHeads: fields.size("linear_num_value_heads", MOST.heads, 32),
       valueSize: headSizeOf(fields, "linear_value_head_dim", "linear_value_heads_size", "linear_num_value_heads"),
-      isTiled: fields.has("linear_value_heads_size"),
+      isTiled: fields.has("linear_value_heads_size") && fields.raw("model_type") !== "qwen3_next",
     }),
   layerTypes: (fields, numLayers) => {
     const interval = fields.size("full_attention_interval", MOST.integer, 4);

@@ -409,6 +409,7 @@ const RECURRENT_PARTS: Readonly<Record<RecurrenceConfig["kind"], Names>> = {
     ["attn_gate.weight", "linear_attn.in_proj_z.weight"],
     ["ssm_beta.weight", "linear_attn.in_proj_b.weight"],
     ["ssm_alpha.weight", "linear_attn.in_proj_a.weight"],
+    ["ssm_ba.weight", "linear_attn.in_proj_ba.weight"],
     ["ssm_conv1d.weight", "linear_attn.conv1d.weight"],
     ["ssm_dt.bias", "linear_attn.dt_bias"],
     ["ssm_a", "linear_attn.rates"],

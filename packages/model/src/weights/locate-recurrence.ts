@@ -116,26 +116,31 @@ function gatedDelta(place: Place): AttentionRefs {
   const output = product(place, "linear_attn.out_proj", hiddenSize, values);
   const rest = { output, queryNorm: undefined, keyNorm: undefined };
   const own = (name: string, outSize: number): LinearRefs => product(place, `linear_attn.${name}`, outSize);
+  const shared = numValueHeads / numKeyHeads;
+  const gainsOf = (): readonly LinearRefs[] =>
+    byHead(own("in_proj_ba", 2 * numValueHeads), numKeyHeads, [shared, shared]);
   if (!store.has(`${layer}linear_attn.in_proj_qkvz.weight`)) {
+    // GGUF files of Qwen3-Next have strengths and decays of a head of keys side by side.
+    const isJoined = store.has(`${layer}linear_attn.in_proj_ba.weight`);
+    const [strength, decay] = isJoined ? gainsOf() : ["in_proj_b", "in_proj_a"].map((name) => own(name, numValueHeads));
     return {
       query: own("query", keys),
       key: own("key", keys),
       value: own("value", values),
       gate: own("in_proj_z", values),
       ...rest,
-      recurrence: { ...refs, strength: own("in_proj_b", numValueHeads), decay: own("in_proj_a", numValueHeads) },
+      recurrence: { ...refs, strength, decay },
     };
   }
   // Qwen3-Next has the parts of each head of keys side by side.
-  const [products, gains] = [own("in_proj_qkvz", 2 * keys + 2 * values), own("in_proj_ba", 2 * numValueHeads)];
-  const shared = numValueHeads / numKeyHeads;
+  const products = own("in_proj_qkvz", 2 * keys + 2 * values);
   const [query, key, value, gate] = byHead(products, numKeyHeads, [
     keySize,
     keySize,
     shared * valueSize,
     shared * valueSize,
   ]);
-  const [strength, decay] = byHead(gains, numKeyHeads, [shared, shared]);
+  const [strength, decay] = gainsOf();
   return { query: query!, key: key!, value: value!, gate, ...rest, recurrence: { ...refs, strength, decay } };
 }
 
