@@ -176,7 +176,7 @@ function tensorsOf(config: ModelConfig): readonly GgufInput[] {
 function latentKeys({ latent, rotatedSize, mixture, layers }: ModelConfig): ReturnType<typeof hyperparameters> {
   if (!latent) return new Map();
   const { latentSize, plainSize, valueSize, queryRank = 0 } = latent;
-  const { sharedSize = 0, expertSize = 1, sigmoids } = mixture ?? {};
+  const { sharedSize = 0, expertSize = 1, weightScale = 1 } = mixture ?? {};
   const sizes = {
     "attention.q_lora_rank": queryRank,
     "attention.kv_lora_rank": latentSize,
@@ -189,7 +189,7 @@ function latentKeys({ latent, rotatedSize, mixture, layers }: ModelConfig): Retu
   };
   return new Map<string, GgufInputValue>([
     ...Object.entries(sizes).map(([key, value]) => [`deepseek2.${key}`, { type: "uint32", value }] as const),
-    ["deepseek2.expert_weights_scale", { type: "float32", value: sigmoids?.scale ?? 1 }],
+    ["deepseek2.expert_weights_scale", { type: "float32", value: weightScale }],
     ["deepseek2.expert_weights_norm", { type: "bool", value: true }],
   ]);
 }

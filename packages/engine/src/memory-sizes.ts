@@ -5,6 +5,7 @@ import {
   describeRouter,
   expertUnits,
   headProductsOf,
+  mixtureTensorsOf,
   kvBytesPerToken,
   type KvPrecision,
   type LayerDescription,
@@ -152,8 +153,7 @@ function mixingOf(layer: LayerDescription): readonly (PackedTensor | undefined)[
 function smallOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
   const { input, streamScale } = layer;
   const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm, input?.outputNorm, streamScale];
-  const { router, expertScales, norms } = layer.mixture ?? {};
-  const ofMixture = [norms?.inputNorm, norms?.sharedOutputNorm, norms?.outputNorm, router, expertScales];
+  const ofMixture = [layer.mixture?.router, ...mixtureTensorsOf(layer)];
   const inner = [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, layer.latent?.queryLowNorm];
   return [...inner, ...outputNorms, ...ofMixture, input?.gate, input?.output];
 }

@@ -197,7 +197,7 @@ function describeLayer(
         expertsPerToken: config.mixture.expertsPerToken,
         normalizesWeights: config.mixture.normalizesWeights,
         biases: biasesOf(mixture, config.mixture),
-        weightScale: config.mixture.sigmoids?.scale ?? config.mixture.weightScale,
+        weightScale: config.mixture.weightScale,
         expertScales: mixture.expertScales && packNorm(mixture.expertScales),
         norms: mixture.norms && {
           inputNorm: packNorm(mixture.norms.input, normOffset, feeds),

@@ -260,7 +260,7 @@ function inputTensorsOf({ input, streamScale }: LayerDescription): readonly (Pac
 }
 
 /** Lists the norms and factors of a mixture, in the order of the header. */
-function mixtureTensorsOf({ mixture }: LayerDescription): readonly (PackedTensor | undefined)[] {
+export function mixtureTensorsOf({ mixture }: LayerDescription): readonly (PackedTensor | undefined)[] {
   const { inputNorm, sharedOutputNorm, outputNorm } = mixture?.norms ?? {};
   return [inputNorm, sharedOutputNorm, outputNorm, mixture?.expertScales];
 }

@@ -22,6 +22,7 @@ export {
   type ExpertDescription,
   type FeedForwardDescription,
   headProductsOf,
+  mixtureTensorsOf,
   type LayerDescription,
   type MixtureDescription,
   type RecurrenceDescription,

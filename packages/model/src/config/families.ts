@@ -11,7 +11,7 @@ import {
 import { type Fields, MOST } from "./fields.ts";
 import { gemmaLayers } from "./gemma-layers.ts";
 import { DEEPSEEK, DEEPSEEK_V3, GLM_LITE } from "./latent.ts";
-import { GATED_DELTA, SHORT_CONVOLUTION, STATE_SPACE } from "./recurrence.ts";
+import { GATED_DELTA, GROUPED_DELTA, SHORT_CONVOLUTION, STATE_SPACE } from "./recurrence.ts";
 
 function optionalWindow(fields: Fields): number | undefined {
   return fields.boolean("use_sliding_window", false) ? fields.size("sliding_window", MOST.integer, 4096) : undefined;
@@ -421,6 +421,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       normalizesWeights: "norm_topk_prob",
       ggufNormalizesWeights: true,
       hasSigmoids: true,
+      scalesWeights: true,
       denseLayers: "num_dense_layers",
     },
   },
@@ -436,6 +437,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     ...QWEN_HYBRID,
     className: "Qwen3NextForCausalLM",
     architecture: "qwen3next",
+    recurrence: GROUPED_DELTA,
     defaults: { ...QWEN_HYBRID.defaults, norm_topk_prob: true, num_local_experts: 512, num_experts_per_tok: 10 },
     mixture: QWEN_HYBRID_MIXTURE,
   },
@@ -470,13 +472,11 @@ export function familyOf(modelType: string): Family {
   return family;
 }
 
-/** Properties of a GGUF file in which families with the same architecture differ. @default false */
+/** Properties of GGUF files in which Llama and Mixtral, OLMo 2 and 3, DeepSeek V2 and V3 differ. @default false */
 type FileTraits = Partial<Record<"isMixture" | "hasShared" | "hasWindow" | "hasSigmoids", boolean>>;
 
 /**
- * Finds the `model_type` that reads GGUF files of an architecture. One architecture may have several: Llama's and
- * Mixtral's files differ in `expert_count`, those of OLMo 2 and 3 in the window, those of DeepSeek V2 and V3 in how
- * experts are weighted.
+ * Finds the `model_type` that reads GGUF files of an architecture, which may be that of several families.
  *
  * @param traits - whether the file's layers have several experts, rows that all tokens use, windows, or sigmoids
  * @returns the family with most of these traits, the first of equal ones

@@ -149,7 +149,7 @@ export interface MixtureFields {
   readonly expertSize: "intermediate_size" | "moe_intermediate_size";
   /** Whether the router's and experts' products have biases. @default false */
   readonly hasBiases?: boolean;
-  /** Whether weights are sigmoids, times `routed_scaling_factor`. @default false: a softmax */
+  /** Whether weights are sigmoids. @default false: a softmax */
   readonly hasSigmoids?: boolean;
   /** Field with the number of first layers that have one FFN of `intermediate_size` rows. @default none */
   readonly denseLayers?: string;
@@ -175,7 +175,7 @@ export interface MixtureFields {
   readonly switchField?: string;
   /** See `MixtureConfig`. @default false */
   readonly hasOwnNorms?: boolean;
-  /** Whether `routed_scaling_factor` multiplies weights that are a softmax. @default false */
+  /** Whether `routed_scaling_factor` multiplies weights. @default false */
   readonly scalesWeights?: boolean;
   /** Family of models without experts, whose layers have the part that all tokens use alone. @default refused */
   readonly denseType?: string;

@@ -157,7 +157,7 @@ async function layerFields(
   };
 }
 
-/** Lists the tokens that end a completion: those that a file names, or the first one of them and its family's. */
+/** Lists the tokens that end a completion: all that a file names as ends, or of these the end of text, and the family's. */
 function endsOf({ ggufEnds }: Family, metadata: ReadonlyMap<string, unknown>): readonly unknown[] {
   const tokens = metadata.get("tokenizer.ggml.tokens");
   const named = (ggufEnds ? ["eos"] : ["eos", "eot", "eom"]).flatMap(
@@ -403,7 +403,7 @@ function ggufMixtureFields(
       (key === DENSE_KEY && denseLayers !== undefined) ||
       (key === COUNT_KEY && sharedExperts !== undefined) ||
       (key === SCALE_KEY && scalesWeights) ||
-      (hasSigmoids && (key === SCALE_KEY || (key === GATING_KEY && value === SIGMOIDS)));
+      (key === GATING_KEY && hasSigmoids && value === SIGMOIDS);
     if (isRead || value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
     throw unsupported(path, `\`${key}\` ${describeValue(value)} is not supported`);
   }
@@ -423,7 +423,7 @@ function ggufMixtureFields(
     ...(denseLayers && { [denseLayers]: get(DENSE_KEY) }),
     ...(countField && { [countField]: get(GGUF_MIXTURE_KEYS.num_local_experts) }),
     ...(sharedExperts && { [sharedExperts]: get(COUNT_KEY) }),
-    ...((hasSigmoids || scalesWeights) && { routed_scaling_factor: get(SCALE_KEY) || undefined }),
+    ...(scalesWeights && { routed_scaling_factor: get(SCALE_KEY) || undefined }),
     // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
     moe_intermediate_size:
       fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),

@@ -2,15 +2,10 @@
 
 import { type Family, type MixtureFields, NORMS_BEFORE } from "./family.ts";
 import { type Fields, MOST } from "./fields.ts";
-import { type LatentConfig, yarnGrowth } from "./model-config.ts";
-
-/** Sizes of latent attention, with the numbers of a head that rotate. */
-export interface Latent extends LatentConfig {
-  readonly rotatedSize: number;
-}
+import { type LatentConfig, type RopeConfig, yarnGrowth } from "./model-config.ts";
 
 /** Reads the sizes of latent attention, of which the kernel has whole vectors. */
-export function parseLatent(fields: Fields): Latent {
+export function parseLatent(fields: Fields): LatentConfig {
   const vectors = (name: string): number => {
     const size = fields.size(name, MOST.headSize);
     return size % 16 === 0 ? size : fields.unsupported(name, "supported are multiples of 16");
@@ -18,21 +13,21 @@ export function parseLatent(fields: Fields): Latent {
   const rank = fields.count("q_lora_rank") ?? 0;
   return {
     latentSize: vectors("kv_lora_rank"),
-    rotatedSize: fields.size("qk_rope_head_dim", MOST.headSize),
     plainSize: fields.size("qk_nope_head_dim", MOST.headSize),
     valueSize: vectors("v_head_dim"),
     queryRank: rank > 0 ? fields.size("q_lora_rank", MOST.width) : undefined,
   };
 }
 
-/** Reads the factor of scores, which grows with YaRN's stretch (`yarn_apply_mscale` in transformers). */
-export function latentScale(scaling: Fields | undefined, { plainSize, rotatedSize }: Latent): number {
-  const isStretched = scaling !== undefined && scaling.raw(scaling.has("rope_type") ? "rope_type" : "type") === "yarn";
-  const growth =
-    isStretched && scaling.raw("mscale_all_dim")
-      ? yarnGrowth(scaling.positive("factor"), scaling.positive("mscale_all_dim"))
-      : 1;
-  return (growth * growth) / Math.sqrt(plainSize + rotatedSize);
+/**
+ * Reads the factor of scores, which grows with YaRN's stretch (`yarn_apply_mscale` in transformers).
+ *
+ * @param querySize - numbers of a head's query
+ * @param scaling - parameters that `rope` was read from
+ */
+export function latentScale(querySize: number, rope: RopeConfig | undefined, scaling: Fields | undefined): number {
+  if (rope?.type !== "yarn" || !scaling?.raw("mscale_all_dim")) return 1 / Math.sqrt(querySize);
+  return yarnGrowth(rope.factor, scaling.positive("mscale_all_dim")) ** 2 / Math.sqrt(querySize);
 }
 
 const DEEPSEEK_MIXTURE: MixtureFields = {

@@ -55,9 +55,7 @@ export function parseMixture(
       weightScale: family.scalesWeights ? fields.positive("routed_scaling_factor", 1) : undefined,
       hasBiases: family.hasBiases,
       hasOwnNorms: family.hasOwnNorms,
-      sigmoids: family.hasSigmoids
-        ? { hasBiases: fields.boolean("use_expert_bias", true), scale: fields.positive("routed_scaling_factor", 1) }
-        : undefined,
+      sigmoids: family.hasSigmoids ? { hasBiases: fields.boolean("use_expert_bias", true) } : undefined,
     },
     isMixture,
   };

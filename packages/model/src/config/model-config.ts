@@ -42,10 +42,10 @@ export interface MixtureConfig {
   readonly sharedSize: number;
   /** Whether both the part that all tokens use and the experts have norms, and experts a factor. @default false */
   readonly hasOwnNorms?: boolean | undefined;
-  /** Factor of weights that are a softmax. @default 1 */
+  /** Factor of weights. @default 1 */
   readonly weightScale?: number | undefined;
-  /** Sigmoids as weights, times a factor, perhaps chosen with a bias of each expert. @default a softmax */
-  readonly sigmoids?: { readonly hasBiases: boolean; readonly scale: number } | undefined;
+  /** Sigmoids as weights, perhaps chosen with a bias of each expert. @default a softmax */
+  readonly sigmoids?: { readonly hasBiases: boolean } | undefined;
 }
 
 /**

@@ -55,14 +55,15 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
   const numKvHeads = latent ? 1 : fields.size("num_key_value_heads", MOST.heads, numHeads);
   const numLayers = fields.size("num_hidden_layers", MOST.layers);
   const mixture = parseMixture(fields, family.mixture, numLayers);
+  const rotatedOfKey = latent && fields.size("qk_rope_head_dim", MOST.headSize);
   const headSize = latent
-    ? latent.latentSize + latent.rotatedSize
+    ? latent.latentSize + (rotatedOfKey ?? 0)
     : fields.size("head_dim", MOST.headSize, Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
   if (headSize % 2 !== 0) throw fields.invalid(`the head size ${headSize} is odd, but RoPE rotates pairs`);
-  const rotatedSize = latent?.rotatedSize ?? rotated ?? parseRotatedSize(fields, family, headSize);
+  const rotatedSize = rotatedOfKey ?? rotated ?? parseRotatedSize(fields, family, headSize);
   if (!isPairCount(rotatedSize, headSize)) {
     throw fields.invalid(`RoPE over ${rotatedSize} of ${headSize} dimensions does not rotate pairs`);
   }
@@ -107,7 +108,9 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     queryGrowth: parseQueryGrowth(fields, { contextTokens, rotatedSize, headSize }),
     ...layered,
     ...parseScales(fields, family, { headSize, hiddenSize }),
-    ...(latent && { attentionScale: latentScale(ropeParameters(fields), latent) }),
+    ...(latent && {
+      attentionScale: latentScale(latent.plainSize + rotatedSize, layered.ropes[0], ropeParameters(fields)),
+    }),
     caps: parseCaps(fields, family),
     hasQkvBias: family.hasQkvBias ?? fields.boolean(family.qkvBiasField ?? "attention_bias", false),
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,

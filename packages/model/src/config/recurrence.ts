@@ -81,7 +81,7 @@ export const GATED_DELTA: RecurrenceFields = {
       keySize: fields.size("linear_key_head_dim", MOST.headSize, 128),
       numValueHeads: fields.size("linear_num_value_heads", MOST.heads, 32),
       valueSize: headSizeOf(fields, "linear_value_head_dim", "linear_value_heads_size", "linear_num_value_heads"),
-      isTiled: fields.has("linear_value_heads_size") && fields.raw("model_type") !== "qwen3_next",
+      isTiled: fields.has("linear_value_heads_size"),
     }),
   layerTypes: (fields, numLayers) => {
     const interval = fields.size("full_attention_interval", MOST.integer, 4);
@@ -89,6 +89,12 @@ export const GATED_DELTA: RecurrenceFields = {
       (layer + 1) % interval === 0 ? "full_attention" : "linear_attention",
     );
   },
+};
+
+/** The same with heads of values beside those that share their key, in GGUF files too (Qwen3-Next). */
+export const GROUPED_DELTA: RecurrenceFields = {
+  ...GATED_DELTA,
+  read: (fields, numHeads) => ({ ...GATED_DELTA.read(fields, numHeads), isTiled: false }),
 };
 
 /** Mamba-2 (Granite 4). */
