@@ -300,11 +300,12 @@ describe("a model whose answers have channels", () => {
       { role: "assistant", content: "Rome.", reasoning_content: "So." },
       { role: "assistant", content: "I look.", reasoning_content: "Again.", tool_calls: [callOf("c", "Bari")] },
       { role: "tool", tool_call_id: "c", content: "hot" },
+      { role: "assistant", content: "Bari.", tool_calls: [] },
     ];
     expect(await tiny.applyTemplate(history, { reasoning_effort: "low" })).toBe(
       `<|start|>user<|message|>Reasoning: low. 0 tools. Where?<|end|>${thought("Look.")}${written("Rome", "warm")}` +
         `${written("Oslo", "cold")}<|start|>assistant<|channel|>final<|message|>Rome.<|end|>${thought("I look.")}` +
-        `${written("Bari", "hot")}<|start|>assistant`,
+        `${written("Bari", "hot")}<|start|>assistant<|channel|>final<|message|>Bari.<|end|><|start|>assistant`,
     );
   });
 });

@@ -38,7 +38,6 @@ export class ReasoningParser implements AnswerSplitter {
   /** Text behind it that may begin a mark. */
   #rest = "";
   #hasBegun = false;
-
   readonly #begin: string;
   readonly #end: string;
 
@@ -177,7 +176,7 @@ export class ChannelParser implements AnswerSplitter {
   }
 
   /** @returns whether a message has begun, whose text is next */
-  #readHeader(split: SplitText & { content: string }): boolean {
+  #readHeader(split: { reasoning: string; content: string }): boolean {
     const rest = this.#rest;
     if (rest === "") return false;
     const isHeader = HEADERS.some((begin) => rest.startsWith(begin) || begin.startsWith(rest));

@@ -100,7 +100,7 @@ export async function openReasoning(engine: Engine, demand: ReasoningDemand): Pr
   const text = await engine.applyTemplate(messages, template);
   if (form === "harmony") return { newParser: () => new ChannelParser(text), endId: undefined, newProcessor: bind };
   const start = reasoningStart(text, form);
-  const marks = await markTokens(engine, REASONING_FORMS[form]);
+  const marks = await markTokens(engine, form);
   if (start === "behind" || (constraint && !marks))
     return { newParser: undefined, endId: undefined, newProcessor: bind };
   const newParser = (): ReasoningParser => new ReasoningParser(start, form);
@@ -136,16 +136,15 @@ function ruleOf(
 const known = new WeakMap<Engine, Promise<MarkTokens | undefined>>();
 
 /** Returns the tokens of the marks, or `undefined` where a mark is not one token. Asked once per engine. */
-function markTokens(engine: Engine, marks: Marks): Promise<MarkTokens | undefined> {
-  const asked = known.get(engine) ?? askMarks(engine, marks);
+function markTokens(engine: Engine, form: ReasoningForm): Promise<MarkTokens | undefined> {
+  const asked = known.get(engine) ?? askMarks(engine, form);
   known.set(engine, asked);
   asked.catch(() => known.delete(engine));
   return asked;
 }
 
-type Marks = Readonly<Record<"begin" | "end", string>>;
-
-async function askMarks(engine: Engine, marks: Marks): Promise<MarkTokens | undefined> {
+async function askMarks(engine: Engine, form: ReasoningForm): Promise<MarkTokens | undefined> {
+  const marks = REASONING_FORMS[form];
   const tokensOf = async (text: string): Promise<readonly number[]> =>
     Array.from(await engine.tokenize(text, { addSpecialTokens: false }));
   const [begin, end, gapIds, closingIds, bareClosingIds] = await Promise.all([

@@ -157,7 +157,7 @@ async function layerFields(
   };
 }
 
-/** Lists the tokens that end a completion: all that a file names as ends, or of these the end of text, and the family's. */
+/** Lists the tokens that end a completion: those that the file names, or the end of text and the family's own. */
 function endsOf({ ggufEnds }: Family, metadata: ReadonlyMap<string, unknown>): readonly unknown[] {
   const tokens = metadata.get("tokenizer.ggml.tokens");
   const named = (ggufEnds ? ["eos"] : ["eos", "eot", "eom"]).flatMap(

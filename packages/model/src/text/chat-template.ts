@@ -51,9 +51,12 @@ type NamedTokens = Pick<Tokenizer, "bosToken" | "eosToken" | "unkToken" | "padTo
 
 interface ParsedTemplate {
   readonly template: MeteredTemplate;
-  /** Gives a message the content that the template reads: parts, a string, or either, with calls it would leave out. */
-  readonly formOf: (message: ChatMessage, index: number) => ChatMessage;
+  /** Gives messages the content and the calls that the template reads. */
+  readonly prepare: (messages: readonly ChatMessage[]) => readonly ChatMessage[];
 }
+
+/** Gives a message the content that a template reads: parts, a string, or either, with calls it would leave out. */
+type FormOf = (message: ChatMessage, index: number) => ChatMessage;
 
 /**
  * The Jinja template that turns a chat into the text that a model was trained on.
@@ -141,7 +144,7 @@ export class ChatTemplate {
     const [tools, documents] = [listOption("tools", variables.tools), listOption("documents", variables.documents)];
     const hasTools = tools !== null && tools.length > 0;
     const source = hasTools ? (this.#sources.toolUse ?? this.#sources.default) : this.#sources.default;
-    const { template, formOf } = this.#parse(source);
+    const { template, prepare } = this.#parse(source);
     try {
       return template.render(templateGlobals(this.#now), {
         bos_token: this.#tokens.bosToken?.text,
@@ -149,7 +152,7 @@ export class ChatTemplate {
         unk_token: this.#tokens.unkToken?.text,
         pad_token: this.#tokens.padToken?.text,
         ...variables,
-        messages: (takesOneCall(source) ? messages.flatMap(oneCallEach) : messages).map(formOf),
+        messages: prepare(messages),
         // `null` as in transformers, since templates ask `is not none`.
         tools: hasTools ? tools : null,
         documents,
@@ -164,7 +167,12 @@ export class ChatTemplate {
     const known = this.#parsed.get(source);
     if (known !== undefined) return known;
     try {
-      const parsed = { template: new MeteredTemplate(source), formOf: this.#formFor(source) };
+      const [formOf, isOneCall] = [this.#formFor(source), takesOneCall(source)];
+      const prepare: ParsedTemplate["prepare"] = (messages) => {
+        const formed = messages.map(formOf);
+        return isOneCall ? oneCallEach(formed) : formed;
+      };
+      const parsed = { template: new MeteredTemplate(source), prepare };
       this.#parsed.set(source, parsed);
       return parsed;
     } catch (cause) {
@@ -173,12 +181,12 @@ export class ChatTemplate {
   }
 
   /** Finds the form of contents that a template reads. Templates that loop over parts take strings, too. */
-  #formFor(source: string): ParsedTemplate["formOf"] {
+  #formFor(source: string): FormOf {
     if (this.knowsPairs && readsPartsOnly(source)) return splitText;
     const loops = source.match(/\{%-?\s*for\s[^%]*/g) ?? [];
-    const formOf: ParsedTemplate["formOf"] = loops.some((loop) => /\bcontent\b/.test(loop)) ? (one) => one : joinText;
+    const formOf: FormOf = loops.some((loop) => /\bcontent\b/.test(loop)) ? (one) => one : joinText;
     const names = ["thinking", "reasoning"].filter((name) => new RegExp(`[.'"]${name}\\b`).test(source));
-    const named: typeof formOf = (message, index) => withReasoning(formOf(message, index), names);
+    const named: FormOf = (message, index) => withReasoning(formOf(message, index), names);
     if (source.includes("tool_calls")) return source.includes("reasoning_content") ? formOf : named;
     const form = toolCallFormOf(source);
     const [mark = ""] = form === undefined ? [] : toolCallMarks(form);
@@ -229,26 +237,28 @@ function takesOneCall(source: string): boolean {
   return /\.tool_calls\[0\]/.test(source) && !/\{%-?\s*for\s[^%]*tool_calls/.test(source);
 }
 
-/** Makes a message of each call, which the call's result follows. */
-function oneCallEach(message: ChatMessage, index: number, messages: readonly ChatMessage[]): readonly ChatMessage[] {
-  const { tool_calls: calls, content: _content, reasoning_content: _reasoning, ...rest } = message;
-  const isRead = (at: number): boolean => messages[at]?.role === "tool";
-  // Results of several calls are placed with these.
-  if (isRead(index)) {
-    const asking = messages.findLast(({ role }, at) => at < index && role !== "tool")?.["tool_calls"];
-    return isList(asking) && asking.length > 1 ? [] : [message];
+/** Makes a message of each call, which the call's result follows. Results of no call come last. */
+function oneCallEach(messages: readonly ChatMessage[]): readonly ChatMessage[] {
+  const made: ChatMessage[] = [];
+  for (let at = 0; at < messages.length;) {
+    const message = messages[at++]!;
+    const { tool_calls: given, ...plain } = message;
+    const calls = isList(given) ? given : [];
+    if (calls.length === 0) made.push(plain);
+    const results: ChatMessage[] = [];
+    while (calls.length > 1 && messages[at]?.role === "tool") results.push(messages[at++]!);
+    const isNamed = results.some((result) => result["tool_call_id"] !== undefined);
+    for (const [index, call] of calls.entries()) {
+      const { content, ...rest } = index === 0 ? plain : { role: message.role, content: null };
+      // A content that is `null` is none to such a template.
+      made.push({ ...rest, ...(content === null ? {} : { content }), tool_calls: [call] });
+      const isOf = (result: ChatMessage): boolean => isRecord(call) && result["tool_call_id"] === call["id"];
+      const place = isNamed ? results.findIndex(isOf) : 0;
+      if (place >= 0) made.push(...results.splice(place, 1));
+    }
+    made.push(...results);
   }
-  if (!isList(calls)) return [message];
-  const end = messages.findIndex((_one, at) => at > index && !isRead(at));
-  const results = calls.length > 1 ? messages.slice(index + 1, end === -1 ? undefined : end) : [];
-  const isNamed = results.some((result) => result["tool_call_id"] !== undefined);
-  return calls.flatMap((call, place): ChatMessage[] => {
-    const isOf = (result: ChatMessage): boolean => isRecord(call) && result["tool_call_id"] === call["id"];
-    const result = isNamed ? results.find(isOf) : results[place];
-    // A content that is `null` is none to such a template.
-    const { content: own, ...others } = place === 0 ? message : { ...rest, content: null };
-    return [{ ...others, ...(own === null ? {} : { content: own }), tool_calls: [call] }, ...(result ? [result] : [])];
-  });
+  return made;
 }
 
 /** Writes calls of tools into a content, for templates that leave them out, such as Granite 3's. */

@@ -70,6 +70,18 @@ export function selectRows(matrix: TensorRef, rows: readonly number[]): TensorRe
   return { store: chosen, name, shape };
 }
 
+/** Refers to rows `[from, to)` of a matrix, or a matrix `[1, columns, rows]` of a stack by its number, transposed. */
+export function transposed(source: TensorRef, own: RowRange, [rows, columns]: readonly [number, number]): TensorRef {
+  return computedTensor(source, [rows, columns], async ({ from, to }) => {
+    const values = await source.store.readFloats(source.name, own);
+    const turned = new Float32Array((to - from) * columns);
+    for (let row = from; row < to; row++)
+      for (let column = 0; column < columns; column++)
+        turned[(row - from) * columns + column] = values[column * rows + row]!;
+    return turned;
+  });
+}
+
 /** Joins successive rows. */
 function runsOf(rows: readonly number[]): readonly RowRange[] {
   const runs: { from: number; to: number }[] = [];

@@ -3,9 +3,9 @@
 
 import { layerHeads, type LatentConfig, type ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
-import { computedTensor, selectRows } from "./computed-tensors.ts";
+import { selectRows, transposed } from "./computed-tensors.ts";
 import { type AttentionRefs, type LatentRefs, linearRefs, type LinearRefs, tensorRef } from "./model-weights.ts";
-import { type TensorPart, TensorParts } from "./tensor-parts.ts";
+import { matricesOf } from "./tensor-parts.ts";
 
 /**
  * Finds the latent attention of a layer.
@@ -47,20 +47,12 @@ type Heads = Pick<LatentRefs, "queries" | "outputs">;
 /** Divides the product of all heads: of each the rows of its keys, which queries take transposed, then its values'. */
 function joinedHeads({ weight }: LinearRefs, numHeads: number, latent: LatentConfig): Heads {
   const { latentSize, plainSize, valueSize } = latent;
-  const { store, name } = weight;
   const rowsOf = (head: number): number => head * (plainSize + valueSize);
   const heads = Array.from({ length: numHeads }, (_, head) => head);
   return {
     queries: heads.map((head) => {
       const keys = { from: rowsOf(head), to: rowsOf(head) + plainSize };
-      const transposed = computedTensor(weight, [latentSize, plainSize], async ({ from, to }) => {
-        const values = await store.readFloats(name, keys);
-        return Float32Array.from({ length: (to - from) * plainSize }, (_, at) => {
-          const [row, column] = [from + Math.floor(at / plainSize), at % plainSize];
-          return values[column * latentSize + row]!;
-        });
-      });
-      return { weight: transposed, bias: undefined };
+      return { weight: transposed(weight, keys, [latentSize, plainSize]), bias: undefined };
     }),
     outputs: heads.map((head) => {
       const rows = Array.from({ length: valueSize }, (_, row) => rowsOf(head) + plainSize + row);
@@ -71,14 +63,10 @@ function joinedHeads({ weight }: LinearRefs, numHeads: number, latent: LatentCon
 
 function stackedHeads(store: TensorStore, prefix: string, numHeads: number, latent: LatentConfig): Heads {
   const { latentSize, plainSize, valueSize } = latent;
-  const stack = (name: string, rows: number, columns: number): readonly LinearRefs[] => {
-    const { name: of } = tensorRef(store, `${prefix}${name}.weight`, [numHeads, rows, columns]);
-    const parts = Array.from({ length: numHeads }, (_, head): [string, TensorPart] => [
-      `${prefix}${name}.${head}.weight`,
-      { of, rows: { from: head * rows, to: (head + 1) * rows, axes: 2 } },
-    ]);
-    const divided = new TensorParts(store, new Map(parts));
-    return parts.map(([part]) => ({ weight: tensorRef(divided, part, [rows, columns]), bias: undefined }));
-  };
+  const stack = (name: string, rows: number, columns: number): readonly LinearRefs[] =>
+    matricesOf(tensorRef(store, `${prefix}${name}.weight`, [numHeads, rows, columns])).map((weight) => ({
+      weight,
+      bias: undefined,
+    }));
   return { queries: stack("k_b_proj", latentSize, plainSize), outputs: stack("v_b_proj", valueSize, latentSize) };
 }

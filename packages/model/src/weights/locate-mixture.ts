@@ -3,7 +3,7 @@
 import { type MixtureConfig, type ModelConfig } from "../config/model-config.ts";
 import { invalid } from "../files/errors.ts";
 import { type TensorStore } from "../tensor-store.ts";
-import { computedTensor, joinRows, selectRows } from "./computed-tensors.ts";
+import { computedTensor, joinRows, selectRows, transposed } from "./computed-tensors.ts";
 import { feedForwardRefs, locateWeights, PRODUCTS, type ProductNames } from "./locate-weights.ts";
 import {
   type ExpertLayout,
@@ -14,7 +14,7 @@ import {
   tensorRef,
   type TensorRef,
 } from "./model-weights.ts";
-import { SHARED_MODULE, splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
+import { matricesOf, SHARED_MODULE, splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
 
 /** Name of the only expert that a request can name: tokens choose within layers. */
 export const MIXTURE_NAME = "mixture";
@@ -231,40 +231,23 @@ function vectorOf(matrix: TensorRef, row: number, places: readonly number[]): Te
  */
 function interleavedExperts({ store, prefix, hiddenSize, mixture }: LayerPlace): readonly FeedForwardRefs[] {
   const { numExperts, expertSize } = mixture;
-  const matrixOf = (name: string, expert: number, rows: number, columns: number): TensorRef => {
+  const stack = (name: string, rows: number, columns: number): readonly TensorRef[] => {
     const whole = `${prefix}experts.${name}`;
-    if (store.info(whole).type !== "MXFP4") {
-      return transposed(tensorRef(store, whole, [numExperts, columns, rows]), expert);
-    }
-    tensorRef(store, whole, [numExperts, rows, columns]);
-    const part = { of: whole, rows: { from: expert * rows, to: (expert + 1) * rows, axes: 2 } };
-    return tensorRef(new TensorParts(store, new Map([[`${whole}.${expert}`, part]])), `${whole}.${expert}`, [
-      rows,
-      columns,
-    ]);
+    if (store.info(whole).type === "MXFP4") return matricesOf(tensorRef(store, whole, [numExperts, rows, columns]));
+    const turned = tensorRef(store, whole, [numExperts, columns, rows]);
+    const experts = Array.from({ length: numExperts }, (_, expert) => ({ from: expert, to: expert + 1 }));
+    return experts.map((expert) => transposed(turned, expert, [rows, columns]));
   };
+  const gatesUps = stack("gate_up_proj", 2 * expertSize, hiddenSize);
+  const downs = stack("down_proj", hiddenSize, expertSize);
   const gateUpBias = tensorRef(store, `${prefix}experts.gate_up_proj_bias`, [numExperts, 2 * expertSize]);
   const downBias = tensorRef(store, `${prefix}experts.down_proj_bias`, [numExperts, hiddenSize]);
-  return Array.from({ length: numExperts }, (_, expert): FeedForwardRefs => {
-    const gateUp = matrixOf("gate_up_proj", expert, 2 * expertSize, hiddenSize);
+  return gatesUps.map((gateUp, expert): FeedForwardRefs => {
     const [gate, up] = [0, 1].map((first): LinearRefs => {
       const rows = everyRow(expertSize, 2, first);
       return { weight: selectRows(gateUp, rows), bias: vectorOf(gateUpBias, expert, rows) };
     });
-    const weight = matrixOf("down_proj", expert, hiddenSize, expertSize);
+    const weight = downs[expert]!;
     return { gate: gate!, up: up!, down: { weight, bias: vectorOf(downBias, expert, everyRow(hiddenSize)) } };
-  });
-}
-
-/** Turns one matrix `[columns, rows]` of a stack into `[rows, columns]`. */
-function transposed(stack: TensorRef, index: number): TensorRef {
-  const [, columns = 0, rows = 0] = stack.shape;
-  return computedTensor(stack, [rows, columns], async ({ from, to }) => {
-    const values = await stack.store.readFloats(stack.name, { from: index, to: index + 1 });
-    const turned = new Float32Array((to - from) * columns);
-    for (let row = from; row < to; row++)
-      for (let column = 0; column < columns; column++)
-        turned[(row - from) * columns + column] = values[column * rows + row]!;
-    return turned;
   });
 }

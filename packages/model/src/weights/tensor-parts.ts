@@ -12,7 +12,7 @@ import {
   type TensorInfo,
   type TensorStore,
 } from "../tensor-store.ts";
-import { tensorRef } from "./model-weights.ts";
+import { tensorRef, type TensorRef } from "./model-weights.ts";
 
 /** A tensor that is some rows of a stored one. */
 export interface TensorPart {
@@ -83,6 +83,17 @@ export class TensorParts implements TensorStore {
     checkRows([to - from], rows);
     return { name: part.of, rows: { from: from + rows.from, to: from + rows.to, axes } };
   }
+}
+
+/** Refers to the matrices of a stack `[matrices, rows, columns]`. */
+export function matricesOf({ store, name, shape }: TensorRef): readonly TensorRef[] {
+  const [count = 0, rows = 0, columns = 0] = shape;
+  const parts = Array.from({ length: count }, (_, index): [string, TensorPart] => [
+    `${name}.${index}`,
+    { of: name, rows: { from: index * rows, to: (index + 1) * rows, axes: 2 } },
+  ]);
+  const divided = new TensorParts(store, new Map(parts));
+  return parts.map(([part]) => tensorRef(divided, part, [rows, columns]));
 }
 
 /** A product whose rows are in a fused tensor. */
