@@ -1,6 +1,6 @@
 // `pull`, `list` and `remove` as a user calls them, against a server that speaks the hub's protocol.
 
-import { readdir, readFile, stat } from "node:fs/promises";
+import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { ReadMeEngine } from "@readme-moe/engine";
@@ -193,8 +193,24 @@ describe("list", () => {
       /^name +family +size +packed +last used\ntiny-org\/llama-tied +llama +\d+ kB +- +\d{4}-\d\d-\d\d \d\d:\d\d\n$/,
     );
     expect(await json("list")).toMatchObject({
-      models: [{ name: NAME, kind: "model", repository: NAME, revisions: ["main"], file: null, family: "llama" }],
+      models: [
+        {
+          name: NAME,
+          kind: "model",
+          repository: NAME,
+          revisions: ["main"],
+          file: null,
+          family: "llama",
+          draft_head: null,
+        },
+      ],
     });
+    const { models } = (await json("list")) as { models: readonly { path: string }[] };
+    const head = join(models[0]?.path ?? "", "draft-head");
+    await mkdir(head);
+    await writeFile(join(head, "config.json"), "{}");
+    expect((await runCli(["list"])).stdout).toMatch(/ draft head\n$/);
+    expect(await json("list")).toMatchObject({ models: [{ draft_head: head }] });
   });
 
   test("--available shows every short name with sizes, memory and licence", async () => {

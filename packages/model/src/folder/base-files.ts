@@ -224,43 +224,41 @@ function ownAttentionFactor(rope: RopeConfig & { readonly type: "longrope" }, co
 }
 
 function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
+  // The only spelling with a factor for each frequency.
+  const type = rope.type === "factors" ? "longrope" : rope.type;
+  return {
+    rope_type: type,
+    ...("originalContextTokens" in rope ? { original_max_position_embeddings: rope.originalContextTokens } : {}),
+    ...ropeNumbers(rope, contextTokens),
+  };
+}
+
+function ropeNumbers(rope: RopeConfig, contextTokens: number): JsonObject {
   switch (rope.type) {
     case "default":
-      return { rope_type: "default" };
+      return {};
     case "linear":
-      return { rope_type: "linear", factor: rope.factor };
+      return { factor: rope.factor };
     case "llama3":
-      return {
-        rope_type: "llama3",
-        factor: rope.factor,
-        low_freq_factor: rope.lowFreqFactor,
-        high_freq_factor: rope.highFreqFactor,
-        original_max_position_embeddings: rope.originalContextTokens,
-      };
+      return { factor: rope.factor, low_freq_factor: rope.lowFreqFactor, high_freq_factor: rope.highFreqFactor };
     case "longrope":
       return {
-        rope_type: "longrope",
         long_factor: rope.longFactors,
         short_factor: rope.shortFactors,
-        original_max_position_embeddings: rope.originalContextTokens,
         ...ownAttentionFactor(rope, contextTokens),
       };
     case "yarn":
       return {
-        rope_type: "yarn",
         factor: rope.factor,
-        original_max_position_embeddings: rope.originalContextTokens,
         beta_fast: rope.fastTurns,
         beta_slow: rope.slowTurns,
         truncate: rope.isRounded,
         attention_factor: rope.attentionFactor,
       };
     case "proportional":
-      return { rope_type: "proportional", partial_rotary_factor: rope.share };
+      return { partial_rotary_factor: rope.share };
     case "factors":
-      // The only spelling with a factor for each frequency.
       return {
-        rope_type: "longrope",
         long_factor: rope.factors,
         short_factor: rope.factors,
         original_max_position_embeddings: contextTokens,

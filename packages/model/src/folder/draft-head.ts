@@ -14,9 +14,10 @@ import { feedForwardRefs, nextLayerConfig } from "../weights/locate-weights.ts";
 import { type LayerRefs, type LinearRefs, linearRefs, type TensorRef, tensorRef } from "../weights/model-weights.ts";
 import { CONFIG_FILE, type Model, SINGLE_FILE } from "./model.ts";
 
-/** Returns the folder in which a model's draft head is found: `draft-head` in a folder, `NAME.draft-head` by a file. */
-function draftHeadFolder(modelPath: string): string {
-  return modelPath.endsWith(".gguf") ? modelPath.replace(/gguf$/, "draft-head") : join(modelPath, "draft-head");
+/** Finds the folder of a model's draft head: `draft-head` in a folder, `NAME.draft-head` by a file. */
+export async function findDraftHeadFolder(modelPath: string): Promise<string | undefined> {
+  const folder = modelPath.endsWith(".gguf") ? modelPath.replace(/gguf$/, "draft-head") : join(modelPath, "draft-head");
+  return (await exists(join(folder, CONFIG_FILE))) ? folder : undefined;
 }
 
 const MOST_CONFIG_BYTES = 1 << 20;
@@ -62,9 +63,8 @@ export async function findDraftHead(
   asked?: string,
 ): Promise<DraftHead | undefined> {
   if (asked === "none" || model.config.pooling) return undefined;
-  const folder = asked ?? draftHeadFolder(model.path);
-  if (asked === undefined && !(await exists(join(folder, CONFIG_FILE)))) return nextLayerHead(model);
-  return openDraftHead(folder, model);
+  const folder = asked ?? (await findDraftHeadFolder(model.path));
+  return folder === undefined ? nextLayerHead(model) : openDraftHead(folder, model);
 }
 
 /**

@@ -6,6 +6,7 @@ import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { type EntryName, type IndexedModel, type ModelUser, readModelIndex } from "../cache/model-index.ts";
 import { isWithin } from "../files/file-name.ts";
 import { fileSize, readJsonFile } from "../files/read-file.ts";
+import { findDraftHeadFolder } from "../folder/draft-head.ts";
 import { BACKBONE_FILE, CONFIG_FILE, INDEX_FILE, SINGLE_FILE } from "../folder/model.ts";
 import { ggufMetadata } from "../gguf/gguf-tensor-store.ts";
 import { modelFiles, modelPath } from "../hub/download-model.ts";
@@ -222,13 +223,8 @@ export async function listModels(options: LibraryOptions = {}): Promise<CachedMo
   const others = [...elsewhere, ...gone.filter(({ entries }) => entries.length > 0)];
   const found = [...inCaches, ...(await Promise.all(others.map((each) => localModel(each.path, each.lastUsedMs))))];
   const sizes = await packedSizes(ownCache);
-  const models = found.map((model) =>
-    described(
-      model,
-      index.filter((record) => ownerOf(found, record) === model),
-      sizes,
-    ),
-  );
+  const recordsOf = (model: FoundModel) => index.filter((record) => ownerOf(found, record) === model);
+  const models = await Promise.all(found.map((model) => described(model, recordsOf(model), sizes)));
   const claimed = new Set(models.flatMap(({ packed }) => packed.map(entryName)));
   return {
     models: models.toSorted((a, b) => b.lastUsedMs - a.lastUsedMs || (a.name < b.name ? -1 : 1)),
@@ -242,11 +238,11 @@ function ownerOf(found: readonly FoundModel[], { path }: Pick<IndexedModel, "pat
   return owners.toSorted((a, b) => b.path.length - a.path.length)[0];
 }
 
-function described(
+async function described(
   model: FoundModel,
   records: readonly IndexedModel[],
   sizes: ReadonlyMap<string, PackedEntry>,
-): CachedModel {
+): Promise<CachedModel> {
   const entries = new Map(records.flatMap((record) => record.entries.map((entry) => [entryName(entry), entry])));
   return {
     ...model,
@@ -254,6 +250,7 @@ function described(
     packed: [...entries.keys()].flatMap((name) => sizes.get(name) ?? []),
     users: records.flatMap(({ users }) => users),
     indexedPaths: records.map(({ path }) => path),
+    draftHead: await findDraftHeadFolder(model.path),
   };
 }
 
@@ -294,6 +291,8 @@ export interface CachedModel {
   readonly users: readonly ModelUser[];
   /** Paths under which the cache knows the model. */
   readonly indexedPaths: readonly string[];
+  /** Folder of its draft head; `undefined` if none is beside it. */
+  readonly draftHead: string | undefined;
 }
 
 /** Everything on this machine that models take. */
@@ -305,7 +304,7 @@ export interface CachedModels {
 }
 
 /** A model in a folder of a cache, before the cache's own notes are added. */
-type FoundModel = Omit<CachedModel, "packed" | "users" | "indexedPaths">;
+type FoundModel = Omit<CachedModel, "packed" | "users" | "indexedPaths" | "draftHead">;
 
 /** Folders of the cache whose entries are made from models. */
 const PACKED_KINDS = ["kernels", "experts"];

@@ -24,7 +24,7 @@ export function listCommand(): Command {
     .summary("list the models on this machine, or those with short names")
     .description(
       "Lists the models on this machine, the last used first: their family, the size of their files, the size of the " +
-        "packed weights that were made from them, and whether a process has them open. Makes no request.",
+        "packed weights that were made from them, draft heads, and whether a process has them open. Makes no request.",
     )
     .option("--available", "list the models with short names instead: size, memory and licence", false)
     .addOption(engineFlag("cacheFolder"))
@@ -57,14 +57,16 @@ const CACHED_COLUMNS: readonly Column<CachedModel>[] = [
   ["", stateOf, "left"],
 ];
 
-function stateOf({ isComplete, place, users }: CachedModel): string {
+function stateOf({ isComplete, place, users, draftHead }: CachedModel): string {
   const state = isComplete ? "" : place === "local" ? "gone" : "interrupted";
-  return [state, users.length > 0 ? "in use" : ""].filter(Boolean).join(", ");
+  return [state, draftHead === undefined ? "" : "draft head", users.length > 0 ? "in use" : ""]
+    .filter(Boolean)
+    .join(", ");
 }
 
 function modelJson(model: CachedModel): object {
   const { name, kind, place, repository, commit, revisions, file, family, path, bytes } = model;
-  const { isComplete, lastUsedMs, packed, users } = model;
+  const { isComplete, lastUsedMs, packed, users, draftHead } = model;
   return {
     name,
     kind,
@@ -79,6 +81,7 @@ function modelJson(model: CachedModel): object {
     complete: isComplete,
     last_used: new Date(lastUsedMs).toISOString(),
     packed: { entries: packed.map(({ kind: folder, key }) => `${folder}/${key}`), bytes: bytesOf(packed) },
+    draft_head: draftHead ?? null,
     processes: users.map(({ pid, isOnThisMachine }) => ({ pid, this_machine: isOnThisMachine })),
   };
 }
