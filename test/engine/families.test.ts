@@ -1,4 +1,4 @@
-// Every family against PyTorch's numbers: test/fixtures/families, mixtures, hybrids and more, made with transformers in float32.
+// Every family against PyTorch's numbers, which transformers made in float32 (test/fixtures).
 
 import { readFileSync } from "node:fs";
 import { cp, readdir, readFile, stat, writeFile } from "node:fs/promises";

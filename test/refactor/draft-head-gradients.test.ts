@@ -5,7 +5,7 @@ import { gradientName } from "../../packages/refactor/src/autodiff/tape.ts";
 import { headGraph, type HeadShape, TAPS } from "../../packages/refactor/src/draft-head/head-graph.ts";
 import { divideColumns, headFeeds, newParameters } from "../../packages/refactor/src/draft-head/head-trainer.ts";
 import { tappedLayers } from "../../packages/refactor/src/draft-head/options.ts";
-import { chooseVocabulary } from "../../packages/refactor/src/draft-head/vocabulary.ts";
+import { chooseVocabulary, sampleOutputs } from "../../packages/refactor/src/draft-head/vocabulary.ts";
 import { floatOutput } from "../../packages/refactor/src/graphs/session.ts";
 import { SessionPool } from "../../packages/refactor/src/graphs/staged-session.ts";
 import { weightFeeds } from "../../packages/refactor/src/tuning/weights.ts";
@@ -41,7 +41,7 @@ describe.each(Object.keys(SHAPES))("a head of %s", (name) => {
   });
 
   test.each([1, 3])("has the gradients of the plain loss of %i draft(s)", async (drafts) => {
-    const { run, plain, parameters } = setUp(name, drafts);
+    const { run, plain, parameters } = setUp(name, drafts, 2);
     const outputs = await run(true);
     const gradients = new Map(parameters.map(({ key }) => [key, floatOutput(outputs, gradientName(key))]));
     for (const parameter of parameters) {
@@ -65,6 +65,30 @@ test("chooses the most frequent tokens, then the lowest ones", () => {
   expect(Array.from(places)).toEqual([0, 1, -1, 2, -1, 3, -1, 4, -1, -1]);
 });
 
+test("samples outputs whose exponentials have the expectation of all", () => {
+  const random = seededRandom(4);
+  const tokenIds = Int32Array.from({ length: 40 }, (_, place) => 2 * place);
+  const places = Int32Array.from({ length: 80 }, (_, id) => (id % 2 === 0 ? id / 2 : -1));
+  const candidates = Int32Array.of(6, 7, 8, 6, 70);
+  const exponentials = Float64Array.from(tokenIds, () => Math.exp(2 * randomNormal(random)));
+  const sampled = (numOthers: number, seed: number) =>
+    sampleOutputs({ tokenIds, places }, candidates, { numOthers, seed });
+  const runs = 20_000;
+  let mean = 0;
+  for (let seed = 0; seed < runs; seed++) {
+    const chosen = sampled(5, seed);
+    const sizes = new Map(chosen.places.map((place, output) => [place, chosen.corrections[output]]));
+    expect(sizes.size).toBe(10);
+    expect([3, 4, 35].map((place) => sizes.get(place))).toEqual([0, 0, 0]);
+    for (const [place, correction] of sizes) mean += (exponentials[place]! * Math.exp(correction!)) / runs;
+  }
+  const whole = exponentials.reduce((sum, value) => sum + value);
+  expect(Math.abs(mean / whole - 1)).toBeLessThan(0.02);
+  const all = { places: Array.from(tokenIds.keys()), corrections: new Float32Array(40) };
+  expect([sampled(38, 1), sampled(Infinity, 1)]).toEqual([all, all]);
+  expect(sampled(5, 1)).toEqual(sampled(5, 1));
+});
+
 test("reads three different layers of models of any depth", () => {
   expect(tappedLayers(30)).toEqual([2, 15, 27]);
   expect(tappedLayers(28)).toEqual([2, 14, 25]);
@@ -77,7 +101,7 @@ test("reads three different layers of models of any depth", () => {
   expect(() => tappedLayers(3)).toThrow(RangeError);
 });
 
-function setUp(name: string, drafts: number) {
+function setUp(name: string, drafts: number, numOthers = Infinity) {
   const random = seededRandom(drafts);
   const floats = (count: number): Float32Array => Float32Array.from({ length: count }, () => randomNormal(random));
   const shape: HeadShape = {
@@ -110,13 +134,15 @@ function setUp(name: string, drafts: number) {
     candidates: Int32Array.from({ length: TOKENS * stride }, (_, i) => (7 * i + (i % stride)) % VOCAB),
     logits: floats(TOKENS * stride).map((x, i) => x - (i % stride)),
   };
+  const chosen = sampleOutputs(vocabulary, rows.candidates, { numOthers, seed: 5 });
   const parameters = newParameters(shape, source, 3);
   for (const { values } of parameters) values.forEach((x, i) => (values[i] = x + 0.2 * randomNormal(random)));
   const weights = new Map(parameters.map((parameter) => [parameter.key, parameter]));
   const run = async (hasGradients: boolean) => {
-    const graph = () => headGraph(shape, { tokens: TOKENS, drafts, decay: DECAY }, hasGradients);
-    const session = await pool.get(`${name} ${drafts} ${hasGradients}`, graph);
-    const feeds = headFeeds(source, tokenIds, rows, { drafts, weight: 0.1 });
+    const lengths = { tokens: TOKENS, drafts, outputs: chosen.places.length, decay: DECAY };
+    const graph = () => headGraph(shape, lengths, hasGradients);
+    const session = await pool.get(`${name} ${drafts} ${lengths.outputs} ${hasGradients}`, graph);
+    const feeds = headFeeds(source, tokenIds, rows, { drafts, weight: 0.1, chosen });
     return session.run({ ...weightFeeds([weights]), ...feeds });
   };
   const plain = () => {
@@ -139,7 +165,8 @@ function setUp(name: string, drafts: number) {
           weight: Math.exp(rows.logits[teacher * stride + i]!),
         })).filter(({ place }) => place !== -1);
         const total = known.reduce((sum, { weight }) => sum + weight, 0);
-        const normalizer = Math.log(own.reduce((sum, x) => sum + Math.exp(x), 0));
+        const shifted = chosen.places.map((place, output) => own[place]! + chosen.corrections[output]!);
+        const normalizer = Math.log(shifted.reduce((sum, x) => sum + Math.exp(x), 0));
         for (const { place, weight } of known) {
           loss += 0.1 * DECAY ** draft * (weight / total) * (normalizer - own[place]!);
         }

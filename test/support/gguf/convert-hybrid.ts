@@ -1,5 +1,5 @@
-// Conversion of checkpoints with recurrences, of gpt-oss and of DeepSeek V2 to GGUF files, as llama.cpp's converter makes them: from the tensors and the
-// config of the folder, with names and orders of its own.
+// Conversion of checkpoints with recurrences, of gpt-oss and of DeepSeek V2 to GGUF files, as llama.cpp's converter makes
+// them: from the folder's tensors and config, with names and orders of its own.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -52,34 +52,37 @@ export function headWeights(shape: HeadShape): ReadonlyMap<string, readonly numb
   ]);
 }
 
-/** Length of a graph's sequence, and its number of drafts. */
+/** Length of a graph's sequence, and its numbers of drafts and of outputs. */
 export interface Unrolling {
   readonly tokens: number;
   readonly drafts: number;
+  readonly outputs: number;
   /** Weight of each further draft relative to the one before it. */
   readonly decay: number;
 }
 
 /**
  * Builds the graph of a sequence's loss, of each draft's cross-entropy with the model's best candidates. With `rows =
- * tokens + drafts - 1`, inputs are the weights; `head` `[vocabulary, hiddenSize]`; `states` `[tokens, TAPS *
- * hiddenSize]`; and, for the tokens after the first one, `embeddings` `[rows, hiddenSize]`, candidates' `ids` int64
- * `[rows, candidates]` in the head's vocabulary and their weights `shares`.
+ * tokens + drafts - 1`, inputs are the weights; `head` `[outputs, hiddenSize]` and what is added to its logits,
+ * `corrections` `[outputs]`; `states` `[tokens, TAPS * hiddenSize]`; and, for the tokens after the first one,
+ * `embeddings` `[rows, hiddenSize]`, candidates' `ids` int64 `[rows, candidates]` among the outputs and their weights
+ * `shares`.
  *
  * Outputs are `loss` `[1]` and, with gradients, those of the weights; else each draft's best token `best.<draft>`.
  */
-export function headGraph(shape: HeadShape, { decay, ...lengths }: Unrolling, hasGradients: boolean): Graph {
+export function headGraph(shape: HeadShape, { decay, outputs, ...lengths }: Unrolling, hasGradients: boolean): Graph {
   const tape = new Tape("draft-head");
   const weights = tapeWeights(headWeights(shape), (name, sizes) =>
     tape.declare(name, sizes, hasGradients ? "trained" : "data"),
   );
   const rows = unrolledRows(tape, weights, shape, lengths);
-  const head = tape.data("head", "float32", [shape.vocabulary, shape.hiddenSize]);
+  const head = tape.data("head", "float32", [outputs, shape.hiddenSize]);
+  const corrections = tape.data("corrections", "float32", [outputs]);
   const { tokens, drafts } = lengths;
   const sizes = [tokens + drafts - 1, -1];
   const [ids, shares] = [tape.data("ids", "int64", sizes), tape.data("shares", "float32", sizes)];
   const losses = rows.map((normed, draft) => {
-    const logits = linear(tape, normed, head);
+    const logits = linear(tape, normed, head, corrections);
     if (!hasGradients) {
       const [, best] = TopK(tape.graph, logits.value, tape.graph.integers([1]));
       tape.graph.output(`best.${draft}`, best, "int64", [tokens, 1]);

@@ -13,13 +13,15 @@ import { weightFeeds } from "../tuning/weights.ts";
 import { headGraph, type HeadShape, headWeights, TAPS } from "./head-graph.ts";
 import { type ModelRows, readModelRows, type RowSequence } from "./model-rows.ts";
 import type { AcceptedByKind } from "./options.ts";
-import type { DraftVocabulary } from "./vocabulary.ts";
+import { type ChosenOutputs, type DraftVocabulary, sampleOutputs } from "./vocabulary.ts";
 
 const MAX_GRADIENT_NORM = 1;
 /** Longest chain of drafts that is measured. */
 const CHAIN = 4;
 /** Size of the first outputs of attention and FFN relative to their usual one. */
 const START_SHARE = 0.1;
+/** Outputs beside the candidates of a sequence for which a training step computes logits. */
+const OTHER_OUTPUTS = 1024;
 
 /** Parts of a model that its head uses as they are, and the sizes of its states. */
 export interface HeadSource {
@@ -182,12 +184,18 @@ export class HeadTrainer implements Trainable<RowSequence> {
     rows: ModelRows,
     { drafts, weight, hasGradients }: { drafts: number; weight: number; hasGradients: boolean },
   ): Promise<Feeds> {
-    const lengths = { tokens: tokenIds.length, drafts, decay: this.#options.draftDecay };
-    const session = await this.#sessions.get(`${drafts} ${hasGradients}`, () =>
+    const chosen = sampleOutputs(this.#source.vocabulary, rows.candidates, {
+      numOthers: hasGradients ? OTHER_OUTPUTS : Infinity,
+      // The sequence's own seed, so that a resumed training draws the same outputs.
+      seed: tokenIds.reduce((sum, id) => (Math.imul(sum, 31) + id) | 0, 1),
+    });
+    const outputs = chosen.places.length;
+    const lengths = { tokens: tokenIds.length, drafts, outputs, decay: this.#options.draftDecay };
+    const session = await this.#sessions.get(`${drafts} ${outputs} ${hasGradients}`, () =>
       headGraph(this.#shape, lengths, hasGradients),
     );
     const weights = weightFeeds([new Map(this.#parameters.map((parameter) => [parameter.key, parameter]))]);
-    return session.run({ ...weights, ...headFeeds(this.#source, tokenIds, rows, { drafts, weight }) });
+    return session.run({ ...weights, ...headFeeds(this.#source, tokenIds, rows, { drafts, weight, chosen }) });
   }
 }
 
@@ -196,7 +204,7 @@ export function headFeeds(
   source: HeadSource,
   tokenIds: Int32Array,
   { states, candidates, logits }: ModelRows,
-  { drafts, weight }: { readonly drafts: number; readonly weight: number },
+  { drafts, weight, chosen }: { readonly drafts: number; readonly weight: number; readonly chosen: ChosenOutputs },
 ): Readonly<Record<string, GraphTensor>> {
   const { embedding, embeddingScale, head, magnitudes, vocabulary } = source;
   const numTokens = tokenIds.length;
@@ -205,6 +213,8 @@ export function headFeeds(
   const stride = candidates.length / numTokens;
   const embeddings = new Float32Array(numRows * width);
   embeddings.set(pickRows(embedding, tokenIds.subarray(1), width).map((value) => value * embeddingScale));
+  const outputs = new Int32Array(vocabulary.tokenIds.length);
+  chosen.places.forEach((place, output) => (outputs[place] = output));
   const ids = new BigInt64Array(numRows * stride);
   const shares = new Float32Array(numRows * stride);
   for (let row = 0; row < numTokens - 1; row++) {
@@ -215,7 +225,7 @@ export function headFeeds(
       const place = vocabulary.places[candidates[from + i]!]!;
       if (place === -1) continue;
       const share = Math.exp(logits[from + i]! - best);
-      ids[row * stride + i] = BigInt(place);
+      ids[row * stride + i] = BigInt(outputs[place]!);
       shares[row * stride + i] = share;
       sum += share;
     }
@@ -223,7 +233,8 @@ export function headFeeds(
     for (let i = row * stride; i < (row + 1) * stride; i++) shares[i]! *= weight / sum;
   }
   return {
-    head: { data: head, dims: [head.length / width, width] },
+    head: { data: pickRows(head, chosen.places, width), dims: [chosen.places.length, width] },
+    corrections: { data: chosen.corrections, dims: [chosen.places.length] },
     states: {
       data: divideColumns(states, magnitudes),
       dims: [numTokens, magnitudes.length],
