@@ -1,8 +1,10 @@
 // What the engine's drafter proposes for sequences of real requests.
 
-import { draftChances, newAcceptance, type Draft } from "@readme-moe/core";
+import { DEFAULT_COST_MODEL, draftChances, newAcceptance, type Draft } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import type { Sequence } from "../../../packages/engine/src/sequence.ts";
+import type { DraftingHead, DraftQuestion } from "../../../packages/engine/src/speculation/drafter.ts";
+import { EngineDrafter } from "../../../packages/engine/src/speculation/engine-drafter.ts";
 import { TextDrafter } from "../../../packages/engine/src/speculation/text-drafter.ts";
 
 interface Parts {
@@ -94,8 +96,66 @@ test("drafts of a bound sequence are those that its caller allows", () => {
   const allowed = { draft: Int32Array.of(50, 51, 52), numForced: 2 };
   const sequence = sequenceOf({ prompt: [1, 2, 1], allowed });
   expect(propose(drafter, sequence)).toEqual({ source: "grammar", tokenIds: [50, 51, 52], classes: [0, 0, 1] });
-  expect(drafter.suggest(sequence, 4, chancesOf)).toMatchObject({ source: "context", tokenIds: [2, 1, 2, 1] });
+  expect(drafter.likeliest(sequence, 4, chancesOf)).toMatchObject({ source: "context", tokenIds: [2, 1, 2, 1] });
   expect(propose(drafter, sequenceOf({ prompt: [1, 2, 1], allowed: { draft: new Int32Array(), numForced: 0 } }))).toBe(
     undefined,
   );
+});
+
+/** A head that drafts the same tokens in 2 ms. */
+function headOf(tokenIds: readonly number[]): DraftingHead {
+  let spentMs = 0;
+  return {
+    get spentMs() {
+      return spentMs;
+    },
+    msPerToken: () => 2,
+    propose: (asked) => {
+      spentMs += 2 * asked.length;
+      return asked.map(() => ({ source: "head", tokenIds, classes: tokenIds.map(() => 9) }));
+    },
+    follow: () => undefined,
+    isPromising: () => true,
+    forget: () => undefined,
+  };
+}
+
+const work = { tokens: 2, distinctExperts: 1, cachedTokens: 0, missingBytes: 0 };
+const step = { work, cost: DEFAULT_COST_MODEL };
+const questionOf = (sequence: Sequence, allowanceMs = 10): DraftQuestion => {
+  return { sequence, mostTokens: 4, allowanceMs, chancesOf };
+};
+
+test("suggests what a head drafts, and charges it with the tokens that the caller allows", async () => {
+  const drafter = new EngineDrafter(headOf([60, 61, 62]));
+  const allowed = { draft: new Int32Array(), numForced: 0 };
+  const bound = sequenceOf({ prompt: [1, 2, 3], allowed });
+  expect(drafter.suggest(questionOf(bound), step)).toMatchObject({ source: "head", tokenIds: [60, 61, 62] });
+  allowed.draft = Int32Array.of(60, 61);
+  const free = sequenceOf({ requestId: "b", prompt: [1, 2, 3] });
+  const begun = sequenceOf({ requestId: "c", prompt: [1, 2, 3], allowed: { draft: Int32Array.of(7), numForced: 1 } });
+  expect(
+    await drafter.propose(
+      [bound, free, begun].map((one) => questionOf(one)),
+      step,
+    ),
+  ).toEqual([
+    { draft: { source: "head", tokenIds: [60, 61], classes: [9, 9] }, drafterMs: 2 },
+    { draft: { source: "head", tokenIds: [60, 61, 62], classes: [9, 9, 9] }, drafterMs: 2 },
+    { draft: { source: "grammar", tokenIds: [7], classes: [0] }, drafterMs: 0 },
+  ]);
+});
+
+test("suggests without a head what texts have, where time or a step is missing", () => {
+  const drafter = new EngineDrafter(headOf([60]));
+  const sequence = sequenceOf({ prompt: [1, 2, 1], allowed: { draft: new Int32Array(), numForced: 0 } });
+  const ofTexts = { source: "context", tokenIds: [2, 1, 2, 1] };
+  expect(drafter.suggest(questionOf(sequence), undefined)).toMatchObject(ofTexts);
+  expect(drafter.suggest(questionOf(sequence, 1), step)).toMatchObject(ofTexts);
+  expect(
+    drafter.suggest(
+      questionOf(sequenceOf({ prompt: [1, 2], allowed: { draft: new Int32Array(), numForced: 0 } })),
+      undefined,
+    ),
+  ).toBe(undefined);
 });

@@ -40,8 +40,11 @@ export interface StepRows {
 export interface Drafter {
   /** Proposes the next tokens of sequences. @returns one proposal for each, in the same order */
   propose(questions: readonly DraftQuestion[], step: StepBeforeDrafts): Promise<readonly ProposedDraft[]>;
-  /** Suggests tokens to the caller of a bound sequence, who says which of them are allowed. */
-  suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined;
+  /**
+   * Suggests tokens to the caller of a bound sequence, who says which of them are allowed.
+   * @param step - the last step, which the next one resembles; texts alone suggest without it
+   */
+  suggest(question: DraftQuestion, step: StepBeforeDrafts | undefined): Draft | undefined;
   /** Learns from the rows of a step, when its tokens are part of the sequence. */
   observe(step: StepRows): void;
   /** Follows rows of the model's states, before the next proposals. */

@@ -107,12 +107,7 @@ export class Speculation {
 
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
-    const followed = this.#states.splice(0).filter(({ sequence }) => sequence.slot && !sequence.finishReason);
-    if (followed.length > 0) {
-      this.#parts.drafter.follow(
-        followed.map(({ sequence: { id, tokenIds }, ...rows }) => ({ id, tokenIds, ...rows })),
-      );
-    }
+    this.#follow();
     this.#learning.begin();
     this.#step = undefined;
     const isAwake =
@@ -175,8 +170,10 @@ export class Speculation {
 
   /** Suggests tokens after those of a bound sequence, for the question about the tokens that are allowed. */
   suggest(sequence: Sequence): readonly number[] {
-    const chancesOf = (draft: Draft): readonly number[] => this.#learning.chances(sequence, draft);
-    return this.#parts.drafter.suggest(sequence, MOST_DRAFT_TOKENS, chancesOf)?.tokenIds ?? [];
+    this.#follow();
+    const step = this.#isWeak(sequence) ? undefined : this.#step;
+    const question = this.#question(sequence, step);
+    return (question && this.#parts.drafter.suggest(question, step)?.tokenIds) ?? [];
   }
 
   /** Drops what is kept of a sequence that has ended. */
@@ -188,7 +185,10 @@ export class Speculation {
 
   /** Asks for drafts of the sequences that decode. */
   async #proposals(batch: readonly BatchItem[], step: StepBeforeDrafts): Promise<readonly Proposal[]> {
-    const asked = batch.flatMap((item) => this.#question(item, step) ?? []);
+    const asked = batch.flatMap((item) => {
+      const question = this.#mayDraft(item) ? this.#question(item.sequence, step) : undefined;
+      return question ? [{ ...question, item }] : [];
+    });
     if (asked.length === 0) return [];
     const proposed = await this.#parts.drafter.propose(asked, step);
     return asked.flatMap(({ item, chancesOf, allowanceMs: allowedMs }, index) => {
@@ -210,24 +210,35 @@ export class Speculation {
     });
   }
 
-  #mayDraft({ sequence, numTokens, isLast }: BatchItem): boolean {
-    const isDecoding = isLast && numTokens === 1;
-    if (!isDecoding || !sequence.isSpeculated) return false;
-    return !this.#learning.isWeak(sequence) || this.#parts.drafter.isPromising(sequence);
+  /** Shows the drafter the states of steps that have run. */
+  #follow(): void {
+    const followed = this.#states.splice(0).filter(({ sequence }) => sequence.slot && !sequence.finishReason);
+    if (followed.length > 0) {
+      this.#parts.drafter.follow(
+        followed.map(({ sequence: { id, tokenIds }, ...rows }) => ({ id, tokenIds, ...rows })),
+      );
+    }
   }
 
-  #question(
-    item: BatchItem,
-    { cost, work }: StepBeforeDrafts,
-  ): (DraftQuestion & { readonly item: BatchItem }) | undefined {
-    const { sequence } = item;
-    if (!this.#mayDraft(item)) return undefined;
+  #mayDraft({ sequence, numTokens, isLast }: BatchItem): boolean {
+    const isDecoding = isLast && numTokens === 1;
+    return isDecoding && sequence.isSpeculated && !this.#isWeak(sequence);
+  }
+
+  #isWeak(sequence: Sequence): boolean {
+    return this.#learning.isWeak(sequence) && !this.#parts.drafter.isPromising(sequence);
+  }
+
+  /** Asks for a draft, of texts alone without a step. @returns `undefined` at the end of a sequence */
+  #question(sequence: Sequence, step: StepBeforeDrafts | undefined): DraftQuestion | undefined {
     const toEnd = sequence.params.maxTokens - sequence.completionTokens - 1;
     const toContext = this.#parts.contextTokens - sequence.numTokens - 1;
-    const mostTokens = Math.min(work.tokens < MANY ? MOST_DRAFT_TOKENS : MOST_AMONG_MANY, toEnd, toContext);
+    const most = (step?.work.tokens ?? 0) < MANY ? MOST_DRAFT_TOKENS : MOST_AMONG_MANY;
+    const mostTokens = Math.min(most, toEnd, toContext);
     if (mostTokens < 1) return undefined;
     const chancesOf = (draft: Draft): readonly number[] => this.#learning.chances(sequence, draft);
-    return { item, sequence, mostTokens, allowanceMs: this.#learning.allowanceMs(sequence, cost), chancesOf };
+    const allowanceMs = step ? this.#learning.allowanceMs(sequence, step.cost) : 0;
+    return { sequence, mostTokens, allowanceMs, chancesOf };
   }
 
   /** Shortens drafts to what pays; drops those of which nothing does. */

@@ -41,7 +41,7 @@ export class TextDrafter {
 
   /** Proposes tokens that may follow, of a bound sequence those that its caller allows. */
   propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
-    if (!sequence.isBound) return this.#likeliest(sequence, mostTokens, chancesOf);
+    if (!sequence.isBound) return this.likeliest(sequence, mostTokens, chancesOf);
     const { allowed } = sequence;
     if (!allowed || allowed.draft.length === 0) return undefined;
     const tokenIds = Array.from(allowed.draft.subarray(0, mostTokens));
@@ -52,14 +52,13 @@ export class TextDrafter {
     return { source: "grammar", tokenIds, classes: evidence };
   }
 
-  /** Proposes tokens whether they are allowed or not, to the caller who is asked which of them are. */
-  suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
-    const draft = this.#likeliest(sequence, mostTokens, chancesOf);
+  /** Keeps what the caller of a bound sequence is asked about. */
+  suggested(sequence: Sequence, draft: Draft | undefined): void {
     this.#textsOf(sequence).suggestion = draft && { position: sequence.numTokens, draft };
-    return draft;
   }
 
-  #likeliest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
+  /** Proposes tokens whether they are allowed or not. */
+  likeliest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
     const { index, prediction } = this.#textsOf(sequence);
     const texts = { index, recycled: this.#recycledOf(sequence), lastTokens: lastTokensOf(sequence), mostTokens };
     const proposals = [prediction?.propose(mostTokens) ?? [], proposeTextDrafts(texts)].flat();
