@@ -2,13 +2,14 @@
 
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openModel, SafetensorsFile } from "@readme-moe/model";
+import { openDraftHead, openModel, SafetensorsFile } from "@readme-moe/model";
 import { type HeadReport, trainDraftHead } from "@readme-moe/refactor";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { runWholeAndKilled } from "../support/killed-run.ts";
 import { POCKET } from "../support/pocket.ts";
 import { pocketTexts } from "../support/pocket-texts.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
+import { TINY_HEAD } from "../support/tiny-tuning.ts";
 
 const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "train-draft-head.ts");
 const KILLS = Number(process.env["KILLS"] ?? 2);
@@ -86,16 +87,42 @@ test("writes a head in the layout of EAGLE-3", async () => {
   await file.close();
 });
 
+test("rounds products to blocks, and reports the head that is stored", async () => {
+  const out = join(folder, "blocks");
+  const texts = await pocketTexts(["book", "github"]);
+  const report = await trainDraftHead(model, texts, out, { ...TINY_HEAD, threads: 1, source: "model", blocks: "Q2_K" });
+  const whole = await reportOf(paths.whole);
+  expect(report.losses).toEqual(whole.losses);
+  expect(report.accepted).not.toEqual(whole.accepted);
+  const [rounded, exact] = await Promise.all(
+    [out, paths.whole].map((path) => SafetensorsFile.open(join(path, "model.safetensors"))),
+  );
+  const types = new Map(rounded!.names.map((name) => [name, rounded!.info(name).type]));
+  // Rows of 64 weights are no whole blocks of Q2_K.
+  expect(types.get("midlayer.mlp.down_proj.weight")).toBe("Q4_0");
+  expect(types.get("norm.weight")).toBe("F16");
+  for (const name of ["fc.weight", "midlayer.self_attn.q_proj.weight", "midlayer.mlp.gate_proj.weight"]) {
+    expect(types.get(name)).toBe("Q2_K");
+    const [a, b] = [await rounded!.readFloats(name), await exact!.readFloats(name)];
+    const error = a.reduce((sum, value, at) => sum + (value - b[at]!) ** 2, 0);
+    expect(error).toBeLessThan(0.15 * b.reduce((sum, value) => sum + value ** 2, 0));
+  }
+  const head = await openDraftHead(out, model);
+  expect(head.tokenIds).toHaveLength(512);
+  await Promise.all([head, rounded!, exact!].map((file) => file.close()));
+});
+
 test("refuses wrong options before any work", async () => {
   const texts = await pocketTexts(["book"]);
   const train = (options: object) => trainDraftHead(model, texts, join(folder, "none"), options);
   await expect(train({ vocabulary: 4097 })).rejects.toThrow(
     /`vocabulary` to be at most the model's 4096 tokens, got 4097/,
   );
+  await expect(train({ blocks: "Q9_9" })).rejects.toThrow(/`blocks` to be .*"none".*"Q4_K"/);
   await expect(train({ drafts: 0 })).rejects.toThrow(/`drafts`/);
   await expect(train({ rank: 2 })).rejects.toThrow(/rank/);
   await expect(trainDraftHead(model, [], join(folder, "none"))).rejects.toThrow(RangeError);
-  expect((await readdir(folder)).toSorted()).toEqual(["killed", "whole"]);
+  expect((await readdir(folder)).toSorted()).toEqual(["blocks", "killed", "whole"]);
 });
 
 async function reportOf(path: string): Promise<HeadReport> {

@@ -1,5 +1,6 @@
 import type { OptionsOf, ResolvedOf } from "@readme-moe/core";
 import type { ModelConfig } from "@readme-moe/model";
+import { ROUNDED_TYPES } from "../blocks/round-blocks.ts";
 import { checkedOptions, type JobRun, type LabTable, RUN_NAMES } from "../option-table.ts";
 import { stepsOf, type TuneProgress } from "../tuning/options.ts";
 
@@ -29,6 +30,17 @@ export const HEAD_OPTIONS = {
   drafts: { kind: "integer", min: 1, max: 8, default: 3, about: "drafts in a row that the head learns" },
   /** Weight of each further draft relative to the one before it. @default 0.8 */
   draftDecay: { kind: "number", above: 0, max: 1, default: 0.8, about: "weight of each further draft" },
+  /**
+   * Blocks of GGUF files that the head's products are rounded to, where their rows are whole blocks. Other engines read
+   * heads without blocks alone.
+   * @default "none": 16 bits
+   */
+  blocks: {
+    kind: "choice",
+    choices: ["none", ...ROUNDED_TYPES],
+    default: "none",
+    about: "blocks that the head's products are rounded to; other engines read heads without blocks alone",
+  },
   /** Highest learning rate. @default 0.001 */
   learningRate: { kind: "number", default: 1e-3 },
   /** Sequences of a step. @default 2 */

@@ -4,16 +4,21 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import {
+  decodeFloats,
   encodeFloats,
   exportedConfig,
+  ggmlTypeOf,
   layerHeads,
   type Model,
   resolveCacheFolder,
+  type SafetensorsInput,
   toJson,
   writeFileAtomically,
   writeSafetensors,
 } from "@readme-moe/model";
 import { learningRateShare } from "../autodiff/adam.ts";
+import { typeOfWidth } from "../blocks/block-mixes.ts";
+import { roundToBlocks } from "../blocks/round-blocks.ts";
 import { pickRows } from "../linear-algebra/matrix.ts";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { refuseMixture } from "../job/refactor-job.ts";
@@ -33,7 +38,7 @@ import {
   resolveHeadOptions,
   tappedLayers,
 } from "./options.ts";
-import { chooseVocabulary, vocabularyShare } from "./vocabulary.ts";
+import { chooseVocabulary, type DraftVocabulary, vocabularyShare } from "./vocabulary.ts";
 
 /** Sequences on which the magnitudes of states are measured. */
 const MEASURED = 16;
@@ -103,6 +108,7 @@ export async function trainDraftHead(
       },
     });
     await restoreParameters(files.best, parameters);
+    const tensors = storeParameters(parameters, source.magnitudes, resolved.blocks);
     await trainer.losses(rows.evaluation);
     const byKind = <Item>(of: (kind: number) => Item): Readonly<Record<string, Item>> =>
       Object.fromEntries(domains.map((domain, kind) => [domain.name, of(kind)]));
@@ -136,7 +142,7 @@ export async function trainDraftHead(
     };
     await work.clear("model");
     const folder = work.file("model");
-    await writeHead(folder, { model, shape, source, parameters, layers });
+    await writeHead(folder, { model, shape, tokenIds: source.vocabulary.tokenIds, tensors, layers });
     await finishFolder(folder, out, { "report.json": toJson(report) });
     await work.remove();
     return report;
@@ -203,16 +209,37 @@ async function readSource(
 /** Properties of rotary positions in config.json. */
 const ROPE_FIELDS = new Set(["rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"]);
 
+/** Makes the tensors of a head's file, and gives the parameters the values that are stored. */
+function storeParameters(
+  parameters: readonly Parameter[],
+  magnitudes: Float32Array,
+  blocks: ResolvedHeadOptions["blocks"],
+): readonly SafetensorsInput[] {
+  const tensors: SafetensorsInput[] = [];
+  for (const { key: name, shape, values, isVector } of parameters) {
+    const isFusion = name === "fc.weight";
+    const own = isFusion ? divideColumns(values, magnitudes) : values;
+    const type = isVector || blocks === "none" ? "F16" : typeOfWidth(blocks, shape[1] ?? 1);
+    const squares = isFusion ? magnitudes.map((size) => size ** 2) : undefined;
+    const bytes = type === "F16" ? encodeFloats(own, type) : roundToBlocks(own, type, squares);
+    tensors.push({ name, type, shape, bytes: async () => bytes });
+    const stored = type === "F16" ? decodeFloats(bytes, type) : ggmlTypeOf(type)?.dequantize?.(bytes);
+    if (stored) values.set(isFusion ? stored.map((value, at) => value * magnitudes[at % magnitudes.length]!) : stored);
+  }
+  return tensors;
+}
+
 interface TrainedHead {
   readonly model: Model;
   readonly shape: HeadShape;
-  readonly source: HeadSource;
-  readonly parameters: readonly Parameter[];
+  /** Token of each output. */
+  readonly tokenIds: DraftVocabulary["tokenIds"];
+  readonly tensors: readonly SafetensorsInput[];
   readonly layers: readonly number[];
 }
 
 /** Writes a head in the layout in which vLLM and SGLang read them; `lm_head` and `embed_tokens` are the model's. */
-async function writeHead(folder: string, { model, shape, source, parameters, layers }: TrainedHead): Promise<void> {
+async function writeHead(folder: string, { model, shape, tokenIds, tensors, layers }: TrainedHead): Promise<void> {
   const layer = { slidingWindow: undefined, angleSet: 0, isMixture: false };
   const like = {
     ...model.config,
@@ -222,18 +249,11 @@ async function writeHead(folder: string, { model, shape, source, parameters, lay
     layers: [layer],
   };
   const fields = exportedConfig(like, undefined, { dtypes: ["fp32"], withDataFile: [] });
-  const { tokenIds } = source.vocabulary;
-  const floats = parameters.map(({ key: name, shape: sizes, values }) => ({
-    name,
-    type: "F16" as const,
-    shape: sizes,
-    bytes: async () => encodeFloats(name === "fc.weight" ? divideColumns(values, source.magnitudes) : values, "F16"),
-  }));
   const offsets = BigInt64Array.from(tokenIds, (id, place) => BigInt(id - place));
   const bytes = async (): Promise<Uint8Array> => new Uint8Array(offsets.buffer);
   await mkdir(folder, { recursive: true });
   await writeSafetensors(join(folder, "model.safetensors"), [
-    ...floats,
+    ...tensors,
     { name: "d2t", type: "I64", shape: [tokenIds.length], bytes },
   ]);
   const head = {
