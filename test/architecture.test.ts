@@ -149,7 +149,7 @@ const counts = countSources(
 );
 
 /** Most files and lines of both groups of packages. Raising a limit is a decision: its commit says what it is worth. */
-const SIZE_LIMITS = { runtime: { files: 391, lines: 83_500 }, lab: { files: 116, lines: 23_170 } };
+const SIZE_LIMITS = { runtime: { files: 391, lines: 83_540 }, lab: { files: 116, lines: 23_200 } };
 
 test.each(["runtime", "lab"] as const)("the %s grows in files and lines by decision only", (group) => {
   const names = packages.filter((name) => LAB.includes(name) === (group === "lab"));

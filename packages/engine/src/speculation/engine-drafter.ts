@@ -15,12 +15,11 @@ import { TextDrafter } from "./text-drafter.ts";
 
 // With a chance of the first token from here on, a text's draft runs at once: a head would take longer.
 const LIKELY = 0.75;
-const NOTHING: ProposedDraft = { draft: undefined, drafterMs: 0 };
 
 export class EngineDrafter implements Drafter {
   readonly #texts = new TextDrafter();
   readonly #head: DraftingHead | undefined;
-  /** Time that the last suggestions took, of bound sequences. */
+  /** Time that suggestions took which are not charged yet, of bound sequences. */
   readonly #suggestedMs = new Map<Sequence, number>();
 
   constructor(head?: DraftingHead) {
@@ -28,48 +27,40 @@ export class EngineDrafter implements Drafter {
   }
 
   async propose(questions: readonly DraftQuestion[], step: StepBeforeDrafts): Promise<readonly ProposedDraft[]> {
-    const drafts = questions.map((one) => this.#texts.propose(one.sequence, one.mostTokens, one.chancesOf));
-    const free = Array.from(questions.keys()).filter((index) => !questions[index]?.sequence.isBound);
-    const compared = this.#withHead(
-      free.flatMap((index) => questions[index] ?? []),
-      free.map((index) => drafts[index]),
-      step,
-    );
-    const proposed: ProposedDraft[] = questions.map(({ sequence }, index) => ({
-      draft: drafts[index],
+    const proposed = questions.map(({ sequence, mostTokens, chancesOf }) => ({
+      draft: this.#texts.propose(sequence, mostTokens, chancesOf),
       drafterMs: this.#suggestedMs.get(sequence) ?? 0,
     }));
-    for (const [place, index] of free.entries()) proposed[index] = compared[place] ?? NOTHING;
-    return proposed;
+    for (const { sequence } of questions) this.#suggestedMs.delete(sequence);
+    const free = (index: number): boolean => questions[index]?.sequence.isBound === false;
+    return this.#withHead(questions, proposed, step, free);
   }
 
   suggest(question: DraftQuestion, step: StepBeforeDrafts | undefined): Draft | undefined {
     const { sequence, mostTokens, chancesOf } = question;
-    const text = this.#texts.likeliest(sequence, mostTokens, chancesOf);
-    const [{ draft, drafterMs } = NOTHING] = step
-      ? this.#withHead([question], [text], step)
-      : [{ draft: text, drafterMs: 0 }];
+    const text = { draft: this.#texts.likeliest(sequence, mostTokens, chancesOf), drafterMs: 0 };
+    const [{ draft, drafterMs } = text] = step ? this.#withHead([question], [text], step) : [text];
     this.#texts.suggested(sequence, draft);
     this.#suggestedMs.set(sequence, drafterMs);
     return draft;
   }
 
-  /** Lets the head draft where texts have nothing likely. @param drafts - of texts, one for each question */
+  /** Lets the head draft where texts have nothing likely. */
   #withHead(
     questions: readonly DraftQuestion[],
-    drafts: readonly (Draft | undefined)[],
+    ofTexts: readonly ProposedDraft[],
     { work, cost }: StepBeforeDrafts,
+    isAsked: (index: number) => boolean = () => true,
   ): readonly ProposedDraft[] {
-    const proposed: ProposedDraft[] = drafts.map((draft) => ({ draft, drafterMs: 0 }));
     const head = this.#head;
-    if (!head) return proposed;
+    if (!head) return ofTexts;
     const open = questions.flatMap((question, index) => {
-      const draft = drafts[index];
+      const draft = ofTexts[index]?.draft;
       const isLikely = draft !== undefined && (question.chancesOf(draft)[0] ?? 0) >= LIKELY;
       const isAffordable = question.allowanceMs >= head.msPerToken(1);
-      return isLikely || !isAffordable ? [] : [{ question, index }];
+      return isLikely || !isAffordable || !isAsked(index) ? [] : [{ question, index, draft }];
     });
-    if (open.length === 0) return proposed;
+    if (open.length === 0) return ofTexts;
     const asked = open.map(({ question: { sequence, mostTokens, chancesOf } }) => {
       const { id, tokenIds } = sequence;
       return { id, tokenIds, mostTokens, chancesOf };
@@ -78,8 +69,9 @@ export class EngineDrafter implements Drafter {
     const beforeMs = head.spentMs;
     const ofHead = head.propose(asked, verifying);
     const drafterMs = (head.spentMs - beforeMs) / open.length;
-    for (const [place, { question, index }] of open.entries()) {
-      const choices = [ofHead[place] ?? [], drafts[index] ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
+    const proposed = [...ofTexts];
+    for (const [place, { question, index, draft }] of open.entries()) {
+      const choices = [ofHead[place] ?? [], draft ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
       proposed[index] = { draft: choices[chooseDraft(choices.map(question.chancesOf))], drafterMs };
     }
     return proposed;
