@@ -178,9 +178,7 @@ const NO_SUMS: StepSums = { steps: 0, rows: 0, ms: 0, rowsRows: 0, rowsMs: 0 };
 // A load that changes shows within some tens of steps.
 const KEEP = 0.98;
 // The weight of the assumption before any measurement, in squares of drafted tokens.
-const PRIOR_WEIGHT = 40;
-// Rows with logits cost about twice as much as those of a prompt.
-const PRIOR_COST = 2;
+const PRIOR_WEIGHT = 10;
 const [LEAST_COST, MOST_COST] = [0.3, 6];
 // A step that takes this many times as long was disturbed: a garbage collection, another process.
 const MOST_RATIO = 3;
@@ -208,13 +206,14 @@ export function refineRowCosts(costs: RowCosts, step: MeasuredDrafts): RowCosts 
 
 /**
  * Computes the time that each drafted token adds to a step: the slope of the measured times over the number of drafted
- * tokens, which shrinks towards twice the cost model's time per token.
+ * tokens, which shrinks towards the cost model's time per token.
  *
  * @param tokens - number of the step's tokens without drafts
  */
 export function rowMsOf(costs: RowCosts, tokens: number, { msPerToken }: CostModel): number {
   const { steps, rows, ms, rowsRows, rowsMs } = costs.sums[sizeOf(tokens)] ?? NO_SUMS;
-  const prior = PRIOR_COST * msPerToken;
+  // Rows have logits, which costs more than a prompt's tokens, and weights are read once, which costs less.
+  const prior = msPerToken;
   const mean = steps > 0 ? rows / steps : 0;
   const slope = (rowsMs - mean * ms + PRIOR_WEIGHT * prior) / (rowsRows - mean * rows + PRIOR_WEIGHT);
   return Math.min(MOST_COST * msPerToken, Math.max(LEAST_COST * msPerToken, slope));
@@ -265,7 +264,8 @@ export interface DraftAccount {
   /**
    * Time that a draft may add to the next step, at most `mostMs`; below 0 after one that took longer than predicted.
    * If no draft adds more, the drafts of a sequence lose less than 1.5 % of its decode time plus the time of four
-   * rows, and from any moment on less than 1.5 % plus the time of 32 rows, however much they saved before.
+   * rows or its share of one step, and from any moment on less than 1.5 % plus that of 32 rows or eight shares, however
+   * much they saved before.
    */
   readonly balanceMs: number;
   readonly mostMs: number;
@@ -286,14 +286,20 @@ export interface DraftCharge {
 
 /** Share of a sequence's decode time that its drafts may lose. */
 const LOSS_SHARE = 0.015;
-/** Rows that may be lost before the first success. */
-const FIRST_ROWS = 4;
-/** Rows that may be lost after many successes. */
-const MOST_ROWS = 32;
+/** Rows, or shares of a step, that may be lost before the first success: rows alone are too cheap for a long step. */
+const FIRST = { rows: 4, shares: 1 };
+/** Rows, or shares of a step, that may be lost after many successes. */
+const MOST = { rows: 32, shares: 8 };
 
-/** Opens the account of a sequence. */
-export function newDraftAccount({ msPerToken }: CostModel): DraftAccount {
-  return { balanceMs: FIRST_ROWS * msPerToken, mostMs: MOST_ROWS * msPerToken };
+/** Opens the account of a sequence. @param step - a step like those of the sequence, without drafts */
+export function newDraftAccount(cost: CostModel, step: StepWork): DraftAccount {
+  const shareMs = shareMsOf(cost, step);
+  const limitMs = ({ rows, shares }: typeof FIRST): number => Math.max(rows * cost.msPerToken, shares * shareMs);
+  return { balanceMs: limitMs(FIRST), mostMs: limitMs(MOST) };
+}
+
+function shareMsOf(cost: CostModel, step: StepWork): number {
+  return predictStepMs(cost, { ...step, missingBytes: 0 }) / Math.max(1, step.tokens);
 }
 
 /**
@@ -306,7 +312,7 @@ export function chargeDraft(
   account: DraftAccount,
   { step, cost, draftTokens, accepted, drafterMs = 0 }: DraftCharge,
 ): DraftAccount {
-  const shareMs = predictStepMs(cost, { ...step, missingBytes: 0 }) / Math.max(1, step.tokens);
+  const shareMs = shareMsOf(cost, step);
   const changeMs = (LOSS_SHARE + accepted) * shareMs - draftTokens * cost.msPerToken - drafterMs;
   // A drafter may take longer than predicted, and other processes may change the cost between the plan and the charge.
   const balanceMs = Math.max(-account.mostMs, account.balanceMs + changeMs);

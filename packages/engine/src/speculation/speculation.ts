@@ -213,11 +213,8 @@ export class Speculation {
   /** Shows the drafter the states of steps that have run. */
   #follow(): void {
     const followed = this.#states.splice(0).filter(({ sequence }) => sequence.slot && !sequence.finishReason);
-    if (followed.length > 0) {
-      this.#parts.drafter.follow(
-        followed.map(({ sequence: { id, tokenIds }, ...rows }) => ({ id, tokenIds, ...rows })),
-      );
-    }
+    if (followed.length === 0) return;
+    this.#parts.drafter.follow(followed.map(({ sequence: { id, tokenIds }, ...rows }) => ({ id, tokenIds, ...rows })));
   }
 
   #mayDraft({ sequence, numTokens, isLast }: BatchItem): boolean {
@@ -237,7 +234,7 @@ export class Speculation {
     const mostTokens = Math.min(most, toEnd, toContext);
     if (mostTokens < 1) return undefined;
     const chancesOf = (draft: Draft): readonly number[] => this.#learning.chances(sequence, draft);
-    const allowanceMs = step ? this.#learning.allowanceMs(sequence, step.cost) : 0;
+    const allowanceMs = step ? this.#learning.allowanceMs(sequence, step) : 0;
     return { sequence, mostTokens, allowanceMs, chancesOf };
   }
 
@@ -364,8 +361,8 @@ class DraftLearning {
   }
 
   /** Computes how long a draft of the sequence may take. */
-  allowanceMs(sequence: Sequence, cost: CostModel): number {
-    return this.#recordOf(sequence, cost).account.balanceMs;
+  allowanceMs(sequence: Sequence, step: StepBeforeDrafts): number {
+    return this.#recordOf(sequence, step).account.balanceMs;
   }
 
   /** Estimates the chance of each token of a draft, if those before it are accepted. */
@@ -379,7 +376,7 @@ class DraftLearning {
   /** Compares a proposal with the sequence's tokens, whether they ran or not. */
   learn(sequence: Sequence, step: StepBeforeDrafts, proposal: StepDraft): void {
     const { cost, work } = step;
-    const record = this.#recordOf(sequence, cost);
+    const record = this.#recordOf(sequence, step);
     const { draft, firstChance, drafterMs, numKnown } = proposal;
     const draftTokens = proposal.experts.length;
     const numRight = numEqual(sequence, draft, numKnown);
@@ -406,10 +403,10 @@ class DraftLearning {
     this.#records.delete(sequence);
   }
 
-  #recordOf(sequence: Sequence, cost: CostModel): DraftRecord {
+  #recordOf(sequence: Sequence, { cost, work }: StepBeforeDrafts): DraftRecord {
     const known = this.#records.get(sequence);
     if (known) return known;
-    const account = newDraftAccount(cost);
+    const account = newDraftAccount(cost, work);
     const record = { acceptance: newAcceptance("sequence"), account, numWeak: 0, nextStep: 0 };
     this.#records.set(sequence, record);
     return record;
