@@ -51,9 +51,9 @@ class Running {
   acceptance: Acceptance = newAcceptance("sequence");
   account: DraftAccount;
 
-  constructor(answer: RecordedAnswer, cost: CostModel) {
+  constructor(answer: RecordedAnswer, { cost, requests }: Pick<ReplayOptions, "cost" | "requests">) {
     this.answer = answer;
-    this.account = newDraftAccount(cost);
+    this.account = newDraftAccount(cost, { tokens: requests, distinctExperts: 1, cachedTokens: 0, missingBytes: 0 });
     for (const id of answer.promptIds) this.index.push(id);
     // The first token comes from the step of the prompt.
     this.advance(1);
@@ -92,7 +92,7 @@ export function replay(answers: readonly RecordedAnswer[], options: ReplayOption
     while (running.size < requests) {
       const { value: answer } = queue.next();
       if (!answer) return;
-      const started = new Running(answer, cost);
+      const started = new Running(answer, options);
       if (!started.isDone) running.add(started);
     }
   };
